@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Builds and runs a user's project against kla, in an empty folder, the way WAY says:
+#   find_package      after an install into a fresh prefix
+#   add_subdirectory  with the source folder
+#   fetch_content     with FetchContent and SOURCE_DIR
+#   readme            the example of README.md, after an install into a fresh prefix
+# cmake -D WAY=... -D SOURCE_DIR=... -D BINARY_DIR=... -D WORK_DIR=... -D COMPILER=...
+#       -D GENERATOR=... -P consume.cmake
+
+cmake_minimum_required(VERSION 3.22)
+
+function(run)
+  execute_process(COMMAND ${ARGN} COMMAND_ECHO STDOUT RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "FAILED (${status}): ${ARGN}")
+  endif()
+endfunction()
+
+file(REMOVE_RECURSE "${WORK_DIR}")
+file(MAKE_DIRECTORY "${WORK_DIR}/project")
+set(sources "${CMAKE_CURRENT_LIST_DIR}/main.cc" "${CMAKE_CURRENT_LIST_DIR}/second.cc")
+set(project "${CMAKE_CURRENT_LIST_DIR}/../${WAY}/CMakeLists.txt")
+set(options -D KLA_SOURCE_DIR=${SOURCE_DIR})
+
+if(WAY STREQUAL "readme")
+  # The first C++ block of README.md that has a main function.
+  file(READ "${SOURCE_DIR}/README.md" text)
+  set(example "")
+  while(example STREQUAL "")
+    string(FIND "${text}" "\n```cpp\n" start)
+    if(start EQUAL -1)
+      message(FATAL_ERROR "FAILED: README.md shows no C++ block with a main function")
+    endif()
+    math(EXPR start "${start} + 8")
+    string(SUBSTRING "${text}" ${start} -1 text)
+    string(FIND "${text}" "\n```" end)
+    string(SUBSTRING "${text}" 0 ${end} block)
+    if(block MATCHES "int main\\(")
+      set(example "${block}")
+    endif()
+  endwhile()
+  file(WRITE "${WORK_DIR}/project/main.cc" "${example}\n")
+  set(sources "")
+  set(project "${CMAKE_CURRENT_LIST_DIR}/../find_package/CMakeLists.txt")
+endif()
+
+if(WAY STREQUAL "find_package" OR WAY STREQUAL "readme")
+  run(${CMAKE_COMMAND} --install "${BINARY_DIR}" --prefix "${WORK_DIR}/prefix")
+  set(options -D CMAKE_PREFIX_PATH=${WORK_DIR}/prefix)
+endif()
+
+file(COPY ${project} ${sources} DESTINATION "${WORK_DIR}/project")
+run(${CMAKE_COMMAND} -S "${WORK_DIR}/project" -B "${WORK_DIR}/build" -G "${GENERATOR}"
+    -D CMAKE_CXX_COMPILER=${COMPILER} -D CMAKE_BUILD_TYPE=Release ${options})
+run(${CMAKE_COMMAND} --build "${WORK_DIR}/build")
+run("${WORK_DIR}/build/app")

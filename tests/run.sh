@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what is missing, builds everything, runs every test, and sums up. Needs nothing but a
+# Debian 12 machine and root or sudo; on other systems, install the packages yourself.
+
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+usage() {
+  cat << 'END'
+tests/run.sh                      Release for this processor, every test; then the kernels' suites for
+                                  plain x86-64 and for AVX2, with clang, and with sanitizers
+tests/run.sh --quick              only the first of these
+tests/run.sh --sanitize           only one build, with AddressSanitizer and UBSan
+tests/run.sh --march x86-64-v3    only one build, for that -march (native, x86-64, x86-64-v4, ...)
+tests/run.sh --compiler clang++   only one build, with that compiler
+Further: --build-dir DIR (default build), --no-install (never call apt), --help
+END
+}
+
+build_dir=build
+march=native
+compiler=${CXX:-g++}
+sanitize=
+variants=ON
+install=yes
+while [ $# -gt 0 ]; do
+  case $1 in
+    --quick) variants=OFF ;;
+    --sanitize) sanitize=address,undefined variants=OFF ;;
+    --march) march=${2:?--march needs a value} variants=OFF; shift ;;
+    --compiler) compiler=${2:?--compiler needs a value} variants=OFF; shift ;;
+    --build-dir) build_dir=${2:?--build-dir needs a value}; shift ;;
+    --no-install) install=no ;;
+    --help | -h) usage; exit 0 ;;
+    *) echo "unknown option: $1" >&2; usage >&2; exit 2 ;;
+  esac
+  shift
+done
+
+# ---- What it needs ------------------------------------------------------------------------------
+
+packages=(g++ cmake ninja-build git binutils        # the build, and nm for one test
+  libeigen3-dev libhwy-dev                          # the library
+  libgtest-dev libbenchmark-dev                     # tests and benchmarks
+  libcli11-dev libfmt-dev nlohmann-json3-dev        # examples
+  clang libomp-dev clang-format)                    # the second compiler, the layout check
+
+missing=()
+if command -v dpkg-query > /dev/null; then
+  for package in "${packages[@]}"; do
+    dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed ||
+      missing+=("$package")
+  done
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+  as_root=()
+  if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
+  command="${as_root[*]} apt-get update && ${as_root[*]} apt-get install -y --no-install-recommends ${missing[*]}"
+  echo "missing packages: ${missing[*]}"
+  if [ "$install" = yes ] && { [ "$(id -u)" -eq 0 ] || command -v sudo > /dev/null; } &&
+    command -v apt-get > /dev/null; then
+    echo "installing: $command"
+    export DEBIAN_FRONTEND=noninteractive
+    if ! { "${as_root[@]}" apt-get update -qq &&
+      "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; }; then
+      printf '\nCould not install. Ask an administrator to run\n  %s\nand start again, ' "$command"
+      printf 'or go on without with --no-install.\n'
+      exit 1
+    fi
+  elif [ "$install" = yes ]; then
+    printf '\nNot root and no sudo here. Ask an administrator to run\n  %s\n' "${command//sudo /}"
+    printf 'and start again, or go on without with --no-install.\n'
+    exit 1
+  else
+    echo "going on without them, as asked; CMake will say what it cannot do without"
+  fi
+elif ! command -v dpkg-query > /dev/null; then
+  echo "not a Debian system; this needs what Debian calls: ${packages[*]}"
+fi
+
+# ---- Build and test -----------------------------------------------------------------------------
+
+jobs=$(nproc)
+build_type=Release
+extra=()
+if [ -n "$sanitize" ]; then
+  build_type=Debug
+  extra=(-DKLA_BUILD_BENCHMARKS=OFF "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1 -D_GLIBCXX_ASSERTIONS")
+fi
+SECONDS=0
+stop() {
+  printf '\nkla tests: %s failed after %d s; the cause is above\n' "$1" "$SECONDS"
+  exit 1
+}
+cmake -S . -B "$build_dir" -G Ninja -DCMAKE_BUILD_TYPE=$build_type \
+  -DCMAKE_CXX_COMPILER="$compiler" -DKLA_MARCH="$march" -DKLA_SANITIZE="$sanitize" \
+  -DKLA_TEST_VARIANTS=$variants "${extra[@]}" || stop "configuring"
+cmake --build "$build_dir" -j "$jobs" || stop "the build"
+built=$SECONDS
+
+log=$build_dir/ctest.log
+ctest --test-dir "$build_dir" --output-on-failure -j "$jobs" 2>&1 | tee "$log"
+status=${PIPESTATUS[0]}
+
+# ---- Summary, with ctest's closing line last ------------------------------------------------------
+
+echo
+echo "kla tests: $build_type${sanitize:+ with $sanitize}, -march=$march, $("$compiler" --version | head -n 1)"
+echo "built in $built s, tested in $((SECONDS - built)) s; log: $log"
+grep -E '\*\*\*(Skipped|Not Run)' "$log" | sed -E 's/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: ([^ ]+) .*/skipped: \1/'
+grep -E '\*\*\*(Failed|Timeout|Exception)' "$log" | sed -E 's/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: ([^ ]+) .*/failed: \1/'
+grep -E '^[0-9]+% tests passed' "$log" || echo "ctest did not finish"
+exit "$status"
