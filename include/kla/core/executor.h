@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// core: who runs the independent tasks of an operation. Results never depend on the executor: an
+// operation cuts its work into the same tasks, each summed in the same order, for every thread
+// count.
+#ifndef KLA_CORE_EXECUTOR_H_
+#define KLA_CORE_EXECUTOR_H_
+
+#include <algorithm>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "kla/core/scalar.h"
+
+namespace kla {
+
+// An executor is any type with
+//   void ParallelFor(Index count, const F& task) const;   calls task(0) ... task(count - 1), in any
+//                                                         order, and returns when all are done
+//   Index Concurrency() const;                            how many may run at once, at least 1
+// See the concept Executor in core/concepts.h.
+
+// On the calling thread, in order.
+struct Serial {
+  template <class F>
+  void ParallelFor(Index count, const F& task) const {
+    for (Index i = 0; i < count; ++i) task(i);
+  }
+  Index Concurrency() const { return 1; }
+};
+
+#if defined(_OPENMP)
+// OpenMP threads: as many as OMP_NUM_THREADS says, or the given number.
+struct OpenMp {
+  int threads = 0;
+
+  template <class F>
+  void ParallelFor(Index count, const F& task) const {
+    const int team = static_cast<int>(std::min<Index>(count, Concurrency()));
+    if (team <= 1) return Serial{}.ParallelFor(count, task);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
+    for (Index i = 0; i < count; ++i) task(i);
+  }
+  Index Concurrency() const { return std::max(1, threads > 0 ? threads : omp_get_max_threads()); }
+};
+#endif
+
+}  // namespace kla
+
+#endif  // KLA_CORE_EXECUTOR_H_

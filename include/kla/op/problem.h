@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// op: the sizes and scalars that every operation shares, read off its arguments.
+#ifndef KLA_OP_PROBLEM_H_
+#define KLA_OP_PROBLEM_H_
+
+#include <cmath>
+
+#include "kla/core/layout.h"
+#include "kla/core/scalar.h"
+#include "kla/core/view.h"
+
+namespace kla {
+
+struct Problem {
+  Index batch;        // B
+  Index tokens;       // T, of each batch row
+  Index key_heads;    // H
+  Index value_heads;  // HV
+  Index key_dim;      // K
+  Index value_dim;    // V
+  Index sequences;    // N
+  double scale;       // of the output
+  double epsilon;
+  HeadGrouping grouping;
+
+  // The key head that a value head reads.
+  Index KeyHeadOf(Index value_head) const {
+    return grouping == HeadGrouping::kTiled ? value_head % key_heads
+                                            : value_head / (value_heads / key_heads);
+  }
+  // The i-th of the HV / H value heads that read a key head, in a fixed order.
+  Index ValueHeadOf(Index key_head, Index i) const {
+    return grouping == HeadGrouping::kTiled ? key_head + i * key_heads
+                                            : key_head * (value_heads / key_heads) + i;
+  }
+  Index GroupSize() const { return value_heads / key_heads; }
+};
+
+// Args has q, v, cu_seqlens, scale, epsilon and grouping, checked.
+template <class Args>
+Problem MakeProblem(const Args& args) {
+  const Index key_dim = args.q.template extent<Key>();
+  return {.batch = args.q.template extent<Batch>(),
+          .tokens = args.q.template extent<Time>(),
+          .key_heads = args.q.template extent<KeyHead>(),
+          .value_heads = args.v.template extent<ValueHead>(),
+          .key_dim = key_dim,
+          .value_dim = args.v.template extent<Value>(),
+          .sequences = SequenceCount(args.cu_seqlens, args.q.template extent<Batch>()),
+          .scale = args.scale ? *args.scale : 1.0 / std::sqrt(static_cast<double>(key_dim)),
+          .epsilon = args.epsilon,
+          .grouping = args.grouping};
+}
+
+// Chunks of length `chunk` in the sequences before sequence n: where its chunk_states begin.
+inline Index ChunksBefore(const IndexList& cu_seqlens, Index tokens, Index n, Index chunk) {
+  if (cu_seqlens.is_null()) return n * ((tokens + chunk - 1) / chunk);
+  Index count = 0;
+  for (Index i = 0; i < n; ++i) {
+    count += (SequenceAt(cu_seqlens, tokens, i).length + chunk - 1) / chunk;
+  }
+  return count;
+}
+
+// Chunks in all sequences together: the extent NT of chunk_states.
+inline Index ChunkCount(const IndexList& cu_seqlens, Index batch, Index tokens, Index chunk) {
+  return ChunksBefore(cu_seqlens, tokens, SequenceCount(cu_seqlens, batch), chunk);
+}
+
+}  // namespace kla
+
+#endif  // KLA_OP_PROBLEM_H_
