@@ -57,24 +57,22 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then
   as_root=()
   if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
-  command="${as_root[*]} apt-get update && ${as_root[*]} apt-get install -y --no-install-recommends ${missing[*]}"
+  install_command="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
   echo "missing packages: ${missing[*]}"
-  if [ "$install" = yes ] && { [ "$(id -u)" -eq 0 ] || command -v sudo > /dev/null; } &&
-    command -v apt-get > /dev/null; then
-    echo "installing: $command"
-    export DEBIAN_FRONTEND=noninteractive
-    if ! { "${as_root[@]}" apt-get update -qq &&
-      "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; }; then
-      printf '\nCould not install. Ask an administrator to run\n  %s\nand start again, ' "$command"
-      printf 'or go on without with --no-install.\n'
-      exit 1
-    fi
-  elif [ "$install" = yes ]; then
-    printf '\nNot root and no sudo here. Ask an administrator to run\n  %s\n' "${command//sudo /}"
-    printf 'and start again, or go on without with --no-install.\n'
+  if [ "$install" = no ]; then
+    echo "going on without them, as asked; CMake will say what it cannot do without"
+  elif ! command -v "${as_root[0]:-apt-get}" > /dev/null; then
+    printf '\nNot root, and no sudo here. Ask an administrator to run\n  %s\n' "$install_command"
+    printf 'and start again, or go on without them with --no-install.\n'
     exit 1
   else
-    echo "going on without them, as asked; CMake will say what it cannot do without"
+    apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
+    if ! { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; }
+    then
+      printf '\nCould not install them. Ask an administrator to run\n  %s\n' "$install_command"
+      printf 'and start again, or go on without them with --no-install.\n'
+      exit 1
+    fi
   fi
 elif ! command -v dpkg-query > /dev/null; then
   echo "not a Debian system; this needs what Debian calls: ${packages[*]}"
