@@ -10,6 +10,12 @@
 
 namespace kla {
 
+namespace internal {
+inline std::string SizePair(Index key_dim, Index value_dim) {
+  return std::to_string(key_dim) + '/' + std::to_string(value_dim);
+}
+}  // namespace internal
+
 template <class... Shapes>
 struct ShapeList {};
 
@@ -29,11 +35,11 @@ void Dispatch(ShapeList<Shapes...>, Index key_dim, Index value_dim, const F& f) 
     f(Shapes{});
     return true;
   }() || ...);
-  KLA_CHECK(
-      found, "Dispatch", "key_dim/value_dim",
-      "one of" +
-          ((" " + std::to_string(Shapes::kKeyDim) + "/" + std::to_string(Shapes::kValueDim)) + ...),
-      std::to_string(key_dim) + "/" + std::to_string(value_dim));
+  if (found) return;
+  std::string supported = "one of";
+  ((supported += ' ', supported += internal::SizePair(Shapes::kKeyDim, Shapes::kValueDim)), ...);
+  internal::ThrowInvalidArgument("Dispatch", "key_dim/value_dim", supported,
+                                 internal::SizePair(key_dim, value_dim));
 }
 
 }  // namespace kla

@@ -3,7 +3,6 @@
 #ifndef KLA_OP_MEMORY_REGION_H_
 #define KLA_OP_MEMORY_REGION_H_
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -28,13 +27,15 @@ struct MemoryRegion {
 
   void Add(Index extent, Index stride) {
     if (extent == 0) empty = true;
-    if (extent > 1) axes[static_cast<std::size_t>(rank++)] = {extent, stride};
+    if (extent <= 1) return;
+    auto at = static_cast<std::size_t>(rank++);
+    for (; at > 0 && std::abs(axes[at - 1].stride) < std::abs(stride); --at)
+      axes[at] = axes[at - 1];
+    axes[at] = {extent, stride};
   }
 
   void Finish(Index element_bytes) {
     if (empty) return;
-    std::sort(axes.begin(), axes.begin() + rank,
-              [](const Axis& a, const Axis& b) { return std::abs(a.stride) > std::abs(b.stride); });
     run = element_bytes;
     while (rank > 0 && axes[static_cast<std::size_t>(rank - 1)].stride == run) {
       run *= axes[static_cast<std::size_t>(--rank)].extent;
