@@ -16,13 +16,43 @@
 
 namespace kla {
 
-// How a backend lays out the state of one head in a DecodeState. This default is row-major [K, V];
-// a backend specialises it. Elements of storage that no Offset names are padding and stay zero.
+namespace internal {
+
+// Between storage types, rounded to nearest.
+template <class To, class From>
+To ConvertElement(const From& value) {
+  return static_cast<To>(static_cast<Accumulator<To>>(static_cast<Accumulator<From>>(value)));
+}
+
+}  // namespace internal
+
+// How a backend keeps the state of one head in a DecodeState: Size elements of storage, all zero
+// for the zero state. This default is row-major [K, V]; a backend specialises it. Outside, element
+// (i, j) lies at [i * key_stride + j * value_stride].
 template <class Backend, class Shape, class State>
 struct StatePacking {
   static Index Size(Index key_dim, Index value_dim) { return key_dim * value_dim; }
-  static Index Offset(Index /*key_dim*/, Index value_dim, Index i, Index j) {
-    return i * value_dim + j;
+
+  template <class U>
+  static void Load(const U* given, Index key_stride, Index value_stride, Index key_dim,
+                   Index value_dim, State* packed) {
+    for (Index i = 0; i < key_dim; ++i) {
+      for (Index j = 0; j < value_dim; ++j) {
+        packed[i * value_dim + j] =
+            internal::ConvertElement<State>(given[i * key_stride + j * value_stride]);
+      }
+    }
+  }
+
+  template <class U>
+  static void Store(const State* packed, Index key_dim, Index value_dim, U* given, Index key_stride,
+                    Index value_stride) {
+    for (Index i = 0; i < key_dim; ++i) {
+      for (Index j = 0; j < value_dim; ++j) {
+        given[i * key_stride + j * value_stride] =
+            internal::ConvertElement<U>(packed[i * value_dim + j]);
+      }
+    }
   }
 };
 
@@ -101,8 +131,10 @@ class DecodeState {
   template <class U>
   void Load(const StateRef<U>& states, const IndexList& slots = {}) {
     CheckTransfer("Load", states, slots);
-    ForEachElement(*this, states, slots,
-                   [](State& packed, const U& given) { packed = Convert<State>(given); });
+    ForEachHead(states, slots, [&](Index slot, Index head, const U* given) {
+      Packing::Load(given, states.key_stride, states.value_stride, key_dim_, value_dim_,
+                    Head(slot, head));
+    });
   }
   template <class U, class... Extents>
   void Load(const View<U, Extents...>& states, const IndexList& slots = {}) {
@@ -114,8 +146,10 @@ class DecodeState {
   template <class U>
   void Store(const StateRef<U>& states, const IndexList& slots = {}) const {
     CheckTransfer("Store", states, slots);
-    ForEachElement(*this, states, slots,
-                   [](const State& packed, U& given) { given = Convert<U>(packed); });
+    ForEachHead(states, slots, [&](Index slot, Index head, U* given) {
+      Packing::Store(Head(slot, head), key_dim_, value_dim_, given, states.key_stride,
+                     states.value_stride);
+    });
   }
   template <class U, class... Extents>
   void Store(const View<U, Extents...>& states, const IndexList& slots = {}) const {
@@ -182,27 +216,12 @@ class DecodeState {
     }
   }
 
-  template <class To, class From>
-  static To Convert(const From& value) {
-    return static_cast<To>(static_cast<Accumulator<To>>(static_cast<Accumulator<From>>(value)));
-  }
-
-  template <class Self, class U, class F>
-  static void ForEachElement(Self& self, const StateRef<U>& states, const IndexList& slots,
-                             const F& visit) {
+  template <class U, class F>
+  void ForEachHead(const StateRef<U>& states, const IndexList& slots, const F& visit) const {
     for (Index n = 0; n < states.sequences; ++n) {
       const Index slot = slots.is_null() ? n : slots[n];
       if (slot == -1) continue;
-      for (Index h = 0; h < self.value_heads_; ++h) {
-        auto* packed = self.Head(slot, h);
-        U* given = states.Head(n, h);
-        for (Index i = 0; i < self.key_dim_; ++i) {
-          for (Index j = 0; j < self.value_dim_; ++j) {
-            visit(packed[Packing::Offset(self.key_dim_, self.value_dim_, i, j)],
-                  given[i * states.key_stride + j * states.value_stride]);
-          }
-        }
-      }
+      for (Index h = 0; h < value_heads_; ++h) visit(slot, h, states.Head(n, h));
     }
   }
 
