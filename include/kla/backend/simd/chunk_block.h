@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/simd: one block of C = kBlock tokens of one value head, packed for the register tiles,
+// and the part of the chunk form (math/chunk_form.h) that does not involve the state.
+#ifndef KLA_BACKEND_SIMD_CHUNK_BLOCK_H_
+#define KLA_BACKEND_SIMD_CHUNK_BLOCK_H_
+
+#include "kla/backend/simd/chunk_rows.h"
+
+// After target.h, which chooses the instruction set.
+#include <hwy/contrib/math/math-inl.h>
+
+#include "kla/math/decay.h"
+#include "kla/math/unit_key.h"
+#include "kla/op/problem.h"
+
+namespace kla {
+namespace HWY_NAMESPACE {
+inline namespace KLA_SIMD_VARIANT {
+
+// Tokens that are computed as matrices between two updates of the state. Per token, head and
+// multiply-add: 3KV with the state and about C (K + V) inside the block; at 16 the second part is
+// smallest, and one vector of 16 floats is a row of every C x C matrix. Measured at K = V = 128,
+// AVX-512, one thread: 32 is 4 % and 64 is 15 % slower.
+inline constexpr Index kBlock = 16;
+
+// Sizes of the packed arrays of one head, and where they lie in a block's memory.
+template <class R>
+struct BlockLayout {
+  explicit BlockLayout(Index key_dimension, Index value_dimension)
+      : key_dim(key_dimension),
+        value_dim(value_dimension),
+        key_rows(RoundUp(key_dimension, kTileRows)),
+        key_pitch(RoundUp(key_dimension, std::max<Index>(kLanes<R>, kTileRows))),
+        panels((value_dimension + kPanel<R> - 1) / kPanel<R>) {}
+
+  Index StateSize() const { return panels * key_rows * kPanel<R>; }
+  Index BlockSize() const {
+    return key_rows * 2 * kBlock + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 4 * kBlock;
+  }
+
+  Index key_dim, value_dim;
+  Index key_rows;   // rows of a packed state: K rounded up to whole tiles
+  Index key_pitch;  // of rows of keys: K rounded up to whole vectors
+  Index panels;     // of kPanel columns: V rounded up
+};
+
+// A packed state is [panels][key_rows][kPanel], zero beyond K and V.
+// Pointers into the memory of one block, BlockSize() elements.
+template <class R>
+struct Block {
+  Block(const BlockLayout<R>& layout, R* memory)
+      : keys_queries(memory),
+        a(keys_queries + layout.key_rows * 2 * kBlock),
+        p(a + kBlock * kBlock),
+        values(p + kBlock * kBlock),
+        step(values + layout.panels * kBlock * kPanel<R>),
+        minus_step_gamma(step + kBlock),
+        gamma(minus_step_gamma + kBlock),
+        to_end(gamma + kBlock) {}
+
+  R* keys_queries;      // [key_rows][2C]   columns: k~_i, then s q^_i
+  R* a;                 // [C][C]           A = StrictLower(b (K K^T * D))
+  R* p;                 // [C][C]           P = s Lower(Q K^T * D)
+  R* values;            // [panels][C][kPanel]   b v~; the walk replaces it by o
+  R* step;              // [C]              b
+  R* minus_step_gamma;  // [C]              -b gamma
+  R* gamma;             // [C]              exp(G)
+  R* to_end;            // [C]              w = exp(G_last - G)
+};
+
+// What the gradients need of a token besides its block.
+template <class R>
+struct TokenScales {
+  Wide<R> norm2[kBlock];  // |k|^2
+  Wide<R> query[kBlock];  // q^ = query q
+  UnitKeyScales<Wide<R>> key[kBlock];
+};
+
+// Rows of one axis as they lie in the caller's memory: row i at data + i * stride.
+template <class T>
+struct Rows {
+  const T* data;
+  Index stride;
+  const T* operator[](Index i) const { return data + i * stride; }
+};
+
+// The caller's rows of one block: `count` <= C tokens of one value head.
+template <class T>
+struct BlockInput {
+  template <class Args>
+  BlockInput(const Args& args, Index batch, Index first, Index tokens, Index key_head,
+             Index value_head)
+      : q{args.q.Row(batch, first, key_head), args.q.template stride<Time>()},
+        k{args.k.Row(batch, first, key_head), args.k.template stride<Time>()},
+        v{args.v.Row(batch, first, value_head), args.v.template stride<Time>()},
+        g{&args.g(batch, first, value_head), args.g.template stride<Time>()},
+        eta{&args.eta(batch, first, value_head), args.eta.template stride<Time>()},
+        count(tokens) {}
+
+  Rows<T> q, k, v;
+  Rows<Accumulator<T>> g, eta;
+  Index count;
+};
+
+// Cumulative log decay of a block as the sum of two R, so that differences of large sums keep the
+// accuracy of R: G = high + low. Tokens behind the last one decay by nothing.
+template <class R>
+struct LogDecay {
+  template <class T>
+  LogDecay(const Rows<T>& g, Index count) {
+    Wide<R> sum(0);
+    for (Index i = 0; i < kBlock; ++i) {
+      if (i < count) sum += ClampLogDecay(static_cast<Wide<R>>(*g[i]));
+      high[i] = static_cast<R>(sum);
+      low[i] = static_cast<R>(sum - static_cast<Wide<R>>(high[i]));
+    }
+  }
+  // G_i - G_j for the lanes j = first, first + 1, ...
+  HWY_INLINE Vector<R> From(Index i, Index first) const {
+    const Tag<R> d;
+    return hn::Add(hn::Sub(hn::Set(d, high[i]), hn::Load(d, high + first)),
+                   hn::Sub(hn::Set(d, low[i]), hn::Load(d, low + first)));
+  }
+  alignas(64) R high[kBlock];
+  alignas(64) R low[kBlock];
+};
+
+// gamma, w, A, P from the packed keys and queries, b and G.
+// K K^T and Q K^T: one product of [2C, K] by [K, C]; 4 C^2 K flops.
+template <class R>
+HWY_NOINLINE void BlockMatrices(const BlockLayout<R>& layout, const LogDecay<R>& log_decay,
+                                const Block<R>& block) {
+  const Tag<R> d;
+  constexpr int kVectors = static_cast<int>(std::min<Index>(kTileVectors, kBlock / kLanes<R>));
+  constexpr int kRows = kVectors == 1 ? 2 * kTileRows : kTileRows;
+  constexpr Index kColumns = kVectors * kLanes<R>;
+  using Tile = RegisterTile<R, kRows, kVectors>;
+
+  for (Index j = 0; j < kBlock; j += kLanes<R>) {
+    const auto gamma =
+        hn::Exp(d, hn::Add(hn::Load(d, log_decay.high + j), hn::Load(d, log_decay.low + j)));
+    hn::Store(gamma, d, block.gamma + j);
+    hn::Store(hn::Neg(hn::Mul(gamma, hn::Load(d, block.step + j))), d, block.minus_step_gamma + j);
+    hn::Store(hn::Exp(d, log_decay.From(kBlock - 1, j)), d, block.to_end + j);
+  }
+  const auto lane = hn::Iota(d, R(0));
+  for (Index first = 0; first < kBlock; first += kColumns) {
+    for (Index r = 0; r < 2 * kBlock; r += kRows) {
+      Tile tile;
+      tile.SetZero();
+      tile.template MulAdd<1, 2 * kBlock, 2 * kBlock>(block.keys_queries + r,
+                                                      block.keys_queries + first, layout.key_dim);
+      tile.Store((r < kBlock ? block.a + r * kBlock : block.p + (r - kBlock) * kBlock) + first,
+                 kBlock);
+    }
+  }
+  for (Index i = 0; i < kBlock; ++i) {
+    const auto step = hn::Set(d, block.step[i]);
+    for (Index j = 0; j < kBlock; j += kLanes<R>) {
+      R* a = block.a + i * kBlock + j;
+      R* p = block.p + i * kBlock + j;
+      const auto row = hn::Set(d, static_cast<R>(i - j));
+      const auto lower = hn::Le(lane, row);
+      const auto decay =
+          hn::IfThenElseZero(lower, hn::Exp(d, hn::IfThenElseZero(lower, log_decay.From(i, j))));
+      const auto strict = hn::IfThenElseZero(hn::Lt(lane, row), hn::Mul(step, decay));
+      hn::Store(hn::Mul(strict, hn::Load(d, a)), d, a);
+      hn::Store(hn::Mul(decay, hn::Load(d, p)), d, p);
+    }
+  }
+}
+
+// Packs one block: reads q, k, v, g, eta once. `rows` holds 2 C key_pitch elements of scratch.
+// `scales` may be null.
+template <class StepSize, class T, class R = Accumulator<T>>
+HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& layout,
+                            const Problem& problem, const Block<R>& block, R* HWY_RESTRICT rows,
+                            TokenScales<R>* scales) {
+  using W = Wide<R>;
+  const Index pitch = layout.key_pitch;
+  const W epsilon(problem.epsilon);
+  alignas(64) R factors[2 * kBlock];  // what k_i and q_i are multiplied with
+  R value_factor[kBlock];
+  // Outside of this range a factor is not exact in R (float: beyond 1e-38 it is subnormal).
+  const auto scale_row = [&](W factor, R* row) {
+    constexpr W kSmallest(1e-30), kLargest(1e30);
+    if constexpr (!std::is_same_v<W, R>) {
+      if (!(factor > kSmallest && factor < kLargest)) [[unlikely]] {
+        for (Index c = 0; c < pitch; ++c) row[c] = static_cast<R>(factor * static_cast<W>(row[c]));
+        return R(1);
+      }
+    }
+    return static_cast<R>(factor);
+  };
+  for (Index i = 0; i < kBlock; ++i) {
+    R* k = rows + i * pitch;
+    R* q = rows + (kBlock + i) * pitch;
+    if (i >= input.count) {  // behind the last token: k~ = q^ = v~ = 0 and b = 0
+      std::fill_n(k, pitch, R(0));
+      std::fill_n(q, pitch, R(0));
+      factors[i] = factors[kBlock + i] = value_factor[i] = block.step[i] = R(0);
+      continue;
+    }
+    LoadRow(input.k[i], layout.key_dim, R(1), k, pitch);
+    LoadRow(input.q[i], layout.key_dim, R(1), q, pitch);
+    const W norm2 = SquaredNorm<W>(k, pitch);
+    const auto unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), norm2, epsilon);
+    const W query =
+        StepSize::kNormalizeQuery ? InverseNorm(SquaredNorm<W>(q, pitch), epsilon) : W(1);
+    factors[i] = scale_row(unit.key, k);
+    factors[kBlock + i] = scale_row(query * W(problem.scale), q);
+    block.step[i] = static_cast<R>(unit.step);
+    value_factor[i] = static_cast<R>(unit.step * unit.value);
+    if (scales != nullptr) {
+      scales->norm2[i] = norm2;
+      scales->query[i] = query;
+      scales->key[i] = unit;
+    }
+  }
+  TransposeScaled(rows, pitch, 2 * kBlock, std::min(layout.key_rows, pitch), factors,
+                  block.keys_queries, 2 * kBlock);
+  for (Index i = 0; i < kBlock; ++i) {
+    for (Index panel = 0; panel < layout.panels; ++panel) {
+      const Index first = panel * kPanel<R>;
+      R* to = block.values + (panel * kBlock + i) * kPanel<R>;
+      if (i < input.count) {
+        LoadRow(input.v[i] + first, std::min(kPanel<R>, layout.value_dim - first), value_factor[i],
+                to, kPanel<R>);
+      } else {
+        std::fill_n(to, kPanel<R>, R(0));
+      }
+    }
+  }
+  BlockMatrices(layout, LogDecay<R>(input.g, input.count), block);
+}
+
+}  // namespace KLA_SIMD_VARIANT
+}  // namespace HWY_NAMESPACE
+}  // namespace kla
+
+#endif  // KLA_BACKEND_SIMD_CHUNK_BLOCK_H_

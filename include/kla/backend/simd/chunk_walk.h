@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/simd: the part of the chunk form that involves the state, for one block of C tokens and
+// one panel of kPanel columns of V. Columns never mix, so that panels are independent tasks.
+#ifndef KLA_BACKEND_SIMD_CHUNK_WALK_H_
+#define KLA_BACKEND_SIMD_CHUNK_WALK_H_
+
+#include "kla/backend/simd/chunk_block.h"
+#include "kla/core/layout.h"
+
+namespace kla {
+namespace HWY_NAMESPACE {
+inline namespace KLA_SIMD_VARIANT {
+
+// Scratch of one walk: V' and w V' of one panel, [C][kPanel] each.
+template <class R>
+struct PanelScratch {
+  alignas(64) R pseudo_values[kBlock * kPanel<R>];
+  alignas(64) R weighted[kBlock * kPanel<R>];
+};
+
+// R = b V - b gamma (K S), the right-hand side of the triangular system.   2 C K flops a column
+// S [key_rows][kPanel], values and out [C][kPanel].
+template <class R>
+HWY_INLINE void Residuals(const BlockLayout<R>& layout, const Block<R>& block,
+                          const R* HWY_RESTRICT state, const R* HWY_RESTRICT values,
+                          R* HWY_RESTRICT out) {
+  const Tag<R> d;
+  for (Index i = 0; i < kBlock; i += kTileRows) {
+    RegisterTile<R> tile;
+    tile.SetZero();
+    tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + i, state, layout.key_dim);
+    HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
+      const auto factor = hn::Set(d, block.minus_step_gamma[i + r]);
+      HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
+        const Index at = (i + r) * kPanel<R> + n * kLanes<R>;
+        hn::Store(hn::MulAdd(factor, tile.v[r][n], hn::Load(d, values + at)), d, out + at);
+      }
+    }
+  }
+}
+
+// V' = (I + A)^-1 R in place by forward substitution, and w V'.   C^2 flops a column
+// The whole column block stays in registers: row j, once known, is taken from all rows below it.
+template <class R>
+HWY_INLINE void SolveLower(const R* HWY_RESTRICT a, const R* HWY_RESTRICT to_end, R* HWY_RESTRICT x,
+                           R* HWY_RESTRICT weighted) {
+  const Tag<R> d;
+  for (Index n = 0; n < kPanel<R>; n += kLanes<R>) {
+    Vector<R> row[kBlock];
+    HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) row[i] = hn::Load(d, x + i * kPanel<R> + n);
+    HWY_UNROLL(16) for (int j = 0; j < kBlock; ++j) {
+      HWY_UNROLL(16) for (int i = j + 1; i < kBlock; ++i) {
+        row[i] = hn::NegMulAdd(hn::Set(d, a[i * kBlock + j]), row[j], row[i]);
+      }
+    }
+    HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) {
+      hn::Store(row[i], d, x + i * kPanel<R> + n);
+      hn::Store(hn::Mul(hn::Set(d, to_end[i]), row[i]), d, weighted + i * kPanel<R> + n);
+    }
+  }
+}
+
+// O = gamma (s Q S) + P V'.   2 C K + C^2 flops a column
+template <class R>
+HWY_INLINE void Outputs(const BlockLayout<R>& layout, const Block<R>& block,
+                        const R* HWY_RESTRICT state, const R* HWY_RESTRICT pseudo_values,
+                        R* HWY_RESTRICT out) {
+  for (Index i = 0; i < kBlock; i += kTileRows) {
+    RegisterTile<R> tile;
+    tile.SetZero();
+    tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + kBlock + i, state,
+                                                   layout.key_dim);
+    tile.ScaleRows(block.gamma + i);
+    tile.template MulAdd<kBlock, 1, kPanel<R>>(block.p + i * kBlock, pseudo_values, i + kTileRows);
+    tile.Store(out + i * kPanel<R>, kPanel<R>);
+  }
+}
+
+// S <- gamma_C S + K^T (w V')   in place.   2 C K flops a column
+template <class R>
+HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
+                            const R* HWY_RESTRICT weighted, R* HWY_RESTRICT state) {
+  const auto decay = hn::Set(Tag<R>(), block.gamma[kBlock - 1]);
+  for (Index k = 0; k < layout.key_rows; k += kTileRows) {
+    RegisterTile<R> tile;
+    tile.LoadScaled(decay, state + k * kPanel<R>, kPanel<R>);
+    tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock, weighted,
+                                                   kBlock);
+    tile.Store(state + k * kPanel<R>, kPanel<R>);
+  }
+}
+
+// One block of one panel: o replaces b v~ in `values`, the state moves on to the next block.
+// 6 C K + 2 C^2 flops a column; reads the state three times and writes it once, all in L1:
+// 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
+template <class R>
+HWY_NOINLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
+                            R* HWY_RESTRICT state, PanelScratch<R>& scratch) {
+  R* values = block.values + panel * kBlock * kPanel<R>;
+  Residuals(layout, block, state, values, scratch.pseudo_values);
+  SolveLower(block.a, block.to_end, scratch.pseudo_values, scratch.weighted);
+  Outputs(layout, block, state, scratch.pseudo_values, values);
+  UpdateState(layout, block, scratch.weighted, state);
+}
+
+// Columns [panel kPanel, ...) of a state in the caller's memory to and from a packed panel
+// [key_rows][kPanel]. A null state is zero.
+template <class R, class S>
+HWY_NOINLINE void LoadPanel(const S* from, Index key_stride, Index value_stride,
+                            const BlockLayout<R>& layout, Index panel, R* HWY_RESTRICT to) {
+  const Index first = panel * kPanel<R>;
+  const Index count = std::min(kPanel<R>, layout.value_dim - first);
+  std::fill_n(to, layout.key_rows * kPanel<R>, R(0));
+  if (from == nullptr) return;
+  for (Index i = 0; i < layout.key_dim; ++i) {
+    const S* row = from + i * key_stride + first * value_stride;
+    for (Index j = 0; j < count; ++j) {
+      to[i * kPanel<R> + j] = static_cast<R>(row[j * value_stride]);
+    }
+  }
+}
+
+template <class R, class S>
+HWY_NOINLINE void StorePanel(const R* HWY_RESTRICT from, const BlockLayout<R>& layout, Index panel,
+                             S* to, Index key_stride, Index value_stride) {
+  const Index first = panel * kPanel<R>;
+  const Index count = std::min(kPanel<R>, layout.value_dim - first);
+  for (Index i = 0; i < layout.key_dim; ++i) {
+    S* row = to + i * key_stride + first * value_stride;
+    for (Index j = 0; j < count; ++j) {
+      row[j * value_stride] = static_cast<S>(from[i * kPanel<R> + j]);
+    }
+  }
+}
+
+}  // namespace KLA_SIMD_VARIANT
+}  // namespace HWY_NAMESPACE
+}  // namespace kla
+
+#endif  // KLA_BACKEND_SIMD_CHUNK_WALK_H_

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/simd: memory and tasks of the chunk kernels.
+#ifndef KLA_BACKEND_SIMD_CHUNK_WORKSPACE_H_
+#define KLA_BACKEND_SIMD_CHUNK_WORKSPACE_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <new>
+
+#include "kla/backend/simd/target.h"
+#include "kla/core/scalar.h"
+
+namespace kla {
+namespace HWY_NAMESPACE {
+inline namespace KLA_SIMD_VARIANT {
+
+inline constexpr std::size_t kCacheLine = 64;
+
+// Uninitialised memory on a cache-line boundary.
+template <class R>
+class AlignedArray {
+ public:
+  explicit AlignedArray(Index size)
+      : data_(static_cast<R*>(::operator new(static_cast<std::size_t>(size) * sizeof(R),
+                                             std::align_val_t(kCacheLine)))) {}
+  ~AlignedArray() { ::operator delete(data_, std::align_val_t(kCacheLine)); }
+  AlignedArray(const AlignedArray&) = delete;
+  AlignedArray& operator=(const AlignedArray&) = delete;
+
+  R* data() const { return data_; }
+
+ private:
+  R* data_;
+};
+
+// Rounds a number of elements up to whole cache lines.
+template <class R>
+constexpr Index WholeLines(Index size) {
+  constexpr Index kLine = static_cast<Index>(kCacheLine / sizeof(R));
+  return (size + kLine - 1) / kLine * kLine;
+}
+
+// Calls task(i, workspace) for i in [0, count), each workspace `size` elements that one thread at a
+// time uses: as much memory as tasks can run at once, however many there are. Which thread runs a
+// task does not matter to its result.
+template <class R, class Executor, class F>
+void RunTasks(const Executor& executor, Index count, Index size, const F& task) {
+  const Index workers = std::min<Index>(count, std::max<Index>(1, executor.Concurrency()));
+  if (workers == 0) return;
+  const Index pitch = WholeLines<R>(size);
+  const AlignedArray<R> memory(workers * pitch);
+  std::atomic<Index> next{0};
+  executor.ParallelFor(workers, [&](Index worker) {
+    R* workspace = memory.data() + worker * pitch;
+    for (Index i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i, workspace);
+  });
+}
+
+}  // namespace KLA_SIMD_VARIANT
+}  // namespace HWY_NAMESPACE
+}  // namespace kla
+
+#endif  // KLA_BACKEND_SIMD_CHUNK_WORKSPACE_H_

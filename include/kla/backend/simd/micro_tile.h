@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/simd: the register tile, from which every matrix product of the chunk kernels is made.
+//
+// A tile is kRows rows by kVectors vectors of accumulators that stay in registers while a product
+// runs over its inner dimension:
+//   tile(r, :) += sum_k a(r, k) b(k, :)      a broadcast element by element, b loaded by vectors
+// Per k: kVectors loads of b, kRows broadcasts, kRows * kVectors multiply-adds. 8 x 2 tiles of
+// 512-bit vectors keep two multiply-add ports (latency 4) and two load ports busy: 16 independent
+// sums, 10 loads for every 16 multiply-adds.
+#ifndef KLA_BACKEND_SIMD_MICRO_TILE_H_
+#define KLA_BACKEND_SIMD_MICRO_TILE_H_
+
+#include "kla/backend/simd/vector_math.h"
+#include "kla/core/scalar.h"
+
+namespace kla {
+namespace HWY_NAMESPACE {
+inline namespace KLA_SIMD_VARIANT {
+
+// The tile of this target: as many accumulators as registers allow, with room for operands.
+#if HWY_CAP_GE512
+inline constexpr int kTileRows = 8;
+#else
+inline constexpr int kTileRows = 4;
+#endif
+inline constexpr int kTileVectors = 2;
+
+// Columns of one tile: the V axis is cut into panels of this width.
+template <class R>
+inline constexpr Index kPanel = kTileVectors* kLanes<R>;
+
+template <class R, int kRows = kTileRows, int kVectors = kTileVectors>
+struct RegisterTile {
+  using D = Tag<R>;
+  using V = Vector<R>;
+  static constexpr Index kStep = kLanes<R>;
+
+  HWY_INLINE void SetZero() {
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+      HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) v[r][n] = hn::Zero(D());
+    }
+  }
+
+  // tile = factor * c, c [kRows, kVectors * kLanes] aligned, `pitch` elements between rows.
+  HWY_INLINE void LoadScaled(V factor, const R* HWY_RESTRICT c, Index pitch) {
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+      HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
+        v[r][n] = hn::Mul(factor, hn::Load(D(), c + r * pitch + n * kStep));
+      }
+    }
+  }
+
+  // row r *= factors[r]
+  HWY_INLINE void ScaleRows(const R* HWY_RESTRICT factors) {
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+      const V factor = hn::Set(D(), factors[r]);
+      HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) v[r][n] = hn::Mul(v[r][n], factor);
+    }
+  }
+
+  HWY_INLINE void Store(R* HWY_RESTRICT c, Index pitch) const {
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+      HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
+        hn::Store(v[r][n], D(), c + r * pitch + n * kStep);
+      }
+    }
+  }
+
+  // tile += a b for k in [0, depth), a(r, k) = a[r * kRowPitch + k * kDepthPitch], b aligned with
+  // kColumnPitch elements between its rows.
+  template <Index kRowPitch, Index kDepthPitch, Index kColumnPitch>
+  HWY_INLINE void MulAdd(const R* HWY_RESTRICT a, const R* HWY_RESTRICT b, Index depth) {
+    for (Index k = 0; k < depth; ++k) {
+      V row[kVectors];
+      HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
+        row[n] = hn::Load(D(), b + k * kColumnPitch + n * kStep);
+      }
+      HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+        const V factor = hn::Set(D(), a[r * kRowPitch + k * kDepthPitch]);
+        HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
+          v[r][n] = hn::MulAdd(factor, row[n], v[r][n]);
+        }
+      }
+    }
+  }
+
+  V v[kRows][kVectors];
+};
+
+}  // namespace KLA_SIMD_VARIANT
+}  // namespace HWY_NAMESPACE
+}  // namespace kla
+
+#endif  // KLA_BACKEND_SIMD_MICRO_TILE_H_
