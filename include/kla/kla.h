@@ -4,7 +4,9 @@
 #ifndef KLA_KLA_H_
 #define KLA_KLA_H_
 
+#include "kla/backend/default_backend.h"
 #include "kla/backend/reference/reference.h"
+#include "kla/backend/simd/simd.h"
 #include "kla/core/backend.h"
 #include "kla/core/dispatch.h"
 #include "kla/core/executor.h"
