@@ -102,6 +102,24 @@ class ArgumentCheck {
               "overlapping arrays");
   }
 
+  // cu_seqlens of [B, T, ...] arrays: null, or offsets from 0 to T that do not decrease, B = 1.
+  void Offsets(const IndexList& offsets, Index batch, Index tokens) const {
+    if (offsets.is_null()) return;
+    KLA_CHECK(batch == 1, operation_, "cu_seqlens", "packed sequences in one batch row, B = 1",
+              "B = " + std::to_string(batch));
+    KLA_CHECK(offsets.size() >= 1 && offsets[0] == 0, operation_, "cu_seqlens",
+              "offsets that begin with 0",
+              offsets.size() < 1 ? "no offsets" : std::to_string(offsets[0]));
+    for (Index n = 0; n + 1 < offsets.size(); ++n) {
+      KLA_CHECK(offsets[n] <= offsets[n + 1], operation_, "cu_seqlens", "non-decreasing offsets",
+                std::to_string(offsets[n]) + " followed by " + std::to_string(offsets[n + 1]) +
+                    " at position " + std::to_string(n + 1));
+    }
+    KLA_CHECK(offsets[offsets.size() - 1] == tokens, operation_, "cu_seqlens",
+              "a last offset of T = " + std::to_string(tokens),
+              std::to_string(offsets[offsets.size() - 1]));
+  }
+
  private:
   template <class V>
   void HeadDim(const char* name, const char* axis, Index given, Index fixed, const V& view) const {
@@ -121,23 +139,6 @@ class ArgumentCheck {
     bool empty = false;
     for (const Index extent : expected) empty = empty || extent == 0;
     KLA_CHECK(empty || !view.is_null(), operation_, name, "data", "a null pointer");
-  }
-
-  void Offsets(const IndexList& offsets, Index batch, Index tokens) const {
-    if (offsets.is_null()) return;
-    KLA_CHECK(batch == 1, operation_, "cu_seqlens", "packed sequences in one batch row, B = 1",
-              "B = " + std::to_string(batch));
-    KLA_CHECK(offsets.size() >= 1 && offsets[0] == 0, operation_, "cu_seqlens",
-              "offsets that begin with 0",
-              offsets.size() < 1 ? "no offsets" : std::to_string(offsets[0]));
-    for (Index n = 0; n + 1 < offsets.size(); ++n) {
-      KLA_CHECK(offsets[n] <= offsets[n + 1], operation_, "cu_seqlens", "non-decreasing offsets",
-                std::to_string(offsets[n]) + " followed by " + std::to_string(offsets[n + 1]) +
-                    " at position " + std::to_string(n + 1));
-    }
-    KLA_CHECK(offsets[offsets.size() - 1] == tokens, operation_, "cu_seqlens",
-              "a last offset of T = " + std::to_string(tokens),
-              std::to_string(offsets[offsets.size() - 1]));
   }
 
   const char* operation_;
