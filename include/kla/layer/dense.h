@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// layer: matrix products. Eigen computes, the executor spreads.
+#ifndef KLA_LAYER_DENSE_H_
+#define KLA_LAYER_DENSE_H_
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <type_traits>
+
+#include "kla/core/concepts.h"
+#include "kla/core/scalar.h"
+
+namespace kla::internal {
+
+// A row-major matrix in somebody else's memory.
+template <class T>
+struct MatrixRef {
+  T* data;
+  Index rows, columns;
+  Index stride;  // elements from one row to the next
+
+  operator MatrixRef<const T>() const  // NOLINT(google-explicit-constructor)
+      requires(!std::is_const_v<T>) {
+    return {data, rows, columns, stride};
+  }
+};
+
+enum class Operand { kAsIs, kTransposed };
+enum class Result { kOverwrite, kAccumulate };
+
+// The result is cut into tiles of this size, one task each. The cut depends on sizes alone, so that
+// results have the same bits for every executor; a tile is large enough for the copies that Eigen
+// makes of its operands to be a small part of the work (2 % at depth 1536).
+inline constexpr Index kTileRows = 256;
+inline constexpr Index kTileColumns = 512;
+// Up to so many rows the product is bound by reading B once, and matrix-vector products do it
+// without copying B first. A tile of B then stays in the second-level cache for all rows.
+inline constexpr Index kFewRows = 8;
+inline constexpr Index kFewRowsTileColumns = 64;
+
+// C += A B on one tile, [m, n] += [m, k] [k, n].
+template <Operand kA, Operand kB, class T>
+void MultiplyTile(Index m, Index n, Index k, const T* a, Index a_stride, const T* b, Index b_stride,
+                  T* c, Index c_stride) {
+  constexpr int kAOrder = kA == Operand::kAsIs ? Eigen::RowMajor : Eigen::ColMajor;
+  constexpr int kBOrder = kB == Operand::kAsIs ? Eigen::RowMajor : Eigen::ColMajor;
+  constexpr int kAny = Eigen::Dynamic;
+  if constexpr (std::is_floating_point_v<T>) {
+    // The function behind Eigen's operator*, called directly because operator* would start threads
+    // of its own where OpenMP is on: more than the executor allows, with bits that depend on their
+    // number.
+    using Blocking = Eigen::internal::gemm_blocking_space<Eigen::RowMajor, T, T, kAny, kAny, kAny>;
+    using Product =
+        Eigen::internal::general_matrix_matrix_product<Eigen::Index, T, kAOrder, false, T, kBOrder,
+                                                       false, Eigen::RowMajor, 1>;
+    Blocking blocking(m, n, k, /*num_threads=*/1, /*l3_blocking=*/true);
+    Product::run(m, n, k, a, a_stride, b, b_stride, c, 1, c_stride, T(1), blocking, nullptr);
+  } else {
+    using Stride = Eigen::OuterStride<>;
+    using Left = Eigen::Matrix<T, kAny, kAny, kAOrder>;
+    using Right = Eigen::Matrix<T, kAny, kAny, kBOrder>;
+    using Out = Eigen::Matrix<T, kAny, kAny, Eigen::RowMajor>;
+    Eigen::Map<Out, 0, Stride>(c, m, n, Stride(c_stride)) +=
+        Eigen::Map<const Left, 0, Stride>(a, m, k, Stride(a_stride))
+            .lazyProduct(Eigen::Map<const Right, 0, Stride>(b, k, n, Stride(b_stride)));
+  }
+}
+
+// C [m, n] = A' B', or C += A' B', where A' is A or A^T and B' is B or B^T. C overlaps neither.
+template <Operand kA, Operand kB, class T, Executor Exec>
+void Multiply(const MatrixRef<const std::type_identity_t<T>>& a,
+              const MatrixRef<const std::type_identity_t<T>>& b, const MatrixRef<T>& c,
+              Result result, const Exec& executor) {
+  const Index depth = kA == Operand::kAsIs ? a.columns : a.rows;
+  const bool few_rows = std::is_floating_point_v<T> && kA == Operand::kAsIs &&
+                        kB == Operand::kTransposed && c.rows <= kFewRows;
+  const Index tile_rows = few_rows ? kFewRows : kTileRows;
+  const Index tile_columns = few_rows ? kFewRowsTileColumns : kTileColumns;
+  const Index across = (c.columns + tile_columns - 1) / tile_columns;
+  const Index down = (c.rows + tile_rows - 1) / tile_rows;
+  executor.ParallelFor(down * across, [&](Index tile) {
+    const Index row = tile / across * tile_rows, column = tile % across * tile_columns;
+    const Index m = std::min(tile_rows, c.rows - row),
+                n = std::min(tile_columns, c.columns - column);
+    const T* a_tile = a.data + (kA == Operand::kAsIs ? row * a.stride : row);
+    const T* b_tile = b.data + (kB == Operand::kAsIs ? column : column * b.stride);
+    T* c_tile = c.data + row * c.stride + column;
+    if (result == Result::kOverwrite) {
+      for (Index i = 0; i < m; ++i) std::fill_n(c_tile + i * c.stride, n, T(0));
+    }
+    if (depth == 0) return;
+    if constexpr (std::is_floating_point_v<T>) {
+      if (few_rows) {
+        using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+        using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
+        const Eigen::Map<const Rows, 0, Eigen::OuterStride<>> weight(
+            b_tile, n, depth, Eigen::OuterStride<>(b.stride));
+        for (Index i = 0; i < m; ++i) {
+          Eigen::Map<Vector>(c_tile + i * c.stride, n).noalias() +=
+              weight * Eigen::Map<const Vector>(a_tile + i * a.stride, depth);
+        }
+        return;
+      }
+    }
+    MultiplyTile<kA, kB>(m, n, depth, a_tile, a.stride, b_tile, b.stride, c_tile, c.stride);
+  });
+}
+
+}  // namespace kla::internal
+
+#endif  // KLA_LAYER_DENSE_H_

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// layer: the two scalars that each token gives each value head.
+//
+//   decay      g = -exp(A_log) softplus(a + dt_bias)   <= 0, a = W_a x
+//   step size  eta = sigmoid(b + bias)                 in (0, 1), b = W_b x
+//
+// Backward:  da = -dg exp(A_log) sigmoid(a + dt_bias) = ddt_bias,  dA_log = dg g,
+//   db = deta eta (1 - eta) = dbias.
+#ifndef KLA_LAYER_TOKEN_GATES_H_
+#define KLA_LAYER_TOKEN_GATES_H_
+
+#include <cmath>
+
+#include "kla/core/scalar.h"
+
+namespace kla::internal {
+
+// log(1 + exp(x)), without overflow.
+template <class T>
+T Softplus(const T& x) {
+  using std::exp;
+  using std::log;
+  using std::log1p;
+  const T decayed = x > T(0) ? T(exp(T(-x))) : T(exp(x));  // exp(-|x|)
+  T rest;
+  if constexpr (std::is_floating_point_v<T>) {
+    rest = log1p(decayed);
+  } else {
+    rest = log(T(T(1) + decayed));
+  }
+  return x > T(0) ? T(x + rest) : rest;
+}
+
+// 1 / (1 + exp(-x)).
+template <class T>
+T SigmoidOf(const T& x) {
+  using std::exp;
+  return T(1) / T(T(1) + T(exp(T(-x))));
+}
+
+template <class T>
+struct TokenGates {
+  Index heads;         // HV
+  const T* a_log;      // [HV]
+  const T* dt_bias;    // [HV]
+  const T* step_bias;  // [HV]
+  T* decay_rate;       // [HV] exp(A_log), set by Prepare
+
+  void Prepare() const {
+    using std::exp;
+    for (Index h = 0; h < heads; ++h) decay_rate[h] = exp(a_log[h]);
+  }
+
+  // One token: a, b, g, eta [HV].
+  void Forward(const T* a, const T* b, T* g, T* eta) const {
+    for (Index h = 0; h < heads; ++h) {
+      g[h] = -decay_rate[h] * Softplus(T(a[h] + dt_bias[h]));
+      eta[h] = SigmoidOf(T(b[h] + step_bias[h]));
+    }
+  }
+
+  // One token: da, db [HV] are written; the gradients of the parameters, [HV] each, added to.
+  void Backward(const T* a, const T* g, const T* eta, const T* dg, const T* deta, T* da, T* db,
+                T* d_a_log, T* d_dt_bias, T* d_step_bias) const {
+    for (Index h = 0; h < heads; ++h) {
+      da[h] = -dg[h] * decay_rate[h] * SigmoidOf(T(a[h] + dt_bias[h]));
+      db[h] = deta[h] * eta[h] * (T(1) - eta[h]);
+      d_a_log[h] += dg[h] * g[h];
+      d_dt_bias[h] += da[h];
+      d_step_bias[h] += db[h];
+    }
+  }
+};
+
+}  // namespace kla::internal
+
+#endif  // KLA_LAYER_TOKEN_GATES_H_
