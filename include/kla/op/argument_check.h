@@ -23,6 +23,15 @@ struct NamedRegion {
   MemoryRegion region;
 };
 
+// Exactly the same array, so that a state may be updated in place. The same memory is not enough:
+// read as [K, V] and written as [V, K], it would be overwritten while it is read.
+template <class A, class B>
+bool IsSameArray(const StateRef<A>& a, const StateRef<B>& b) {
+  return a.data == b.data && a.sequence_stride == b.sequence_stride &&
+         a.head_stride == b.head_stride && a.key_stride == b.key_stride &&
+         a.value_stride == b.value_stride;
+}
+
 // Backend is a parameter so that objects compiled for different instruction sets share no code.
 template <class Backend, class Shape>
 class ArgumentCheck {
@@ -127,7 +136,7 @@ class ArgumentCheck {
         fixed == kDynamic ? given >= 1 && given <= kMaxHeadDim : given == fixed, operation_, name,
         std::string(axis) + (fixed == kDynamic ? " between 1 and " + std::to_string(kMaxHeadDim)
                                                : " = " + std::to_string(fixed)),
-        view.ShapeText());
+        view.is_null() ? "a null view" : view.ShapeText());
   }
 
   template <class V>

@@ -95,7 +95,7 @@ void ChunkBackward(const ChunkBackwardArgs<T, State>& args, const Exec& executor
                              {"deta", RegionOf(args.deta)}}) {
     check.Disjoint(output, d_final);
   }
-  if (!(RegionOf(args.d_initial_state) == d_final.region)) {
+  if (!internal::IsSameArray(args.d_initial_state, args.d_final_state)) {
     check.Disjoint({"d_initial_state", RegionOf(args.d_initial_state)}, d_final);
   }
   Kernel<ChunkBackwardOp<StepSize, T, State>, Backend, Shape>::Run(args, executor);

@@ -74,7 +74,7 @@ void ChunkForward(const ChunkForwardArgs<T, State>& args, const Exec& executor =
   const internal::NamedRegion initial{"initial_state", RegionOf(args.initial_state)};
   check.Disjoint({"o", RegionOf(args.o)}, initial);
   check.Disjoint({"chunk_states", RegionOf(args.chunk_states)}, initial);
-  if (!(RegionOf(args.final_state) == initial.region)) {
+  if (!internal::IsSameArray(args.final_state, args.initial_state)) {
     check.Disjoint({"final_state", RegionOf(args.final_state)}, initial);
   }
   Kernel<ChunkForwardOp<StepSize, T, State>, Backend, Shape>::Run(args, executor);

@@ -64,17 +64,6 @@ struct MemoryRegion {
     return true;
   }
 
-  bool operator==(const MemoryRegion& other) const {
-    if (base != other.base || rank != other.rank || run != other.run) return false;
-    for (int i = 0; i < rank; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      if (axes[at].extent != other.axes[at].extent || axes[at].stride != other.axes[at].stride) {
-        return false;
-      }
-    }
-    return true;
-  }
-
   bool empty = false;
 };
 
