@@ -3,7 +3,6 @@
 #ifndef KLA_CORE_SCALAR_H_
 #define KLA_CORE_SCALAR_H_
 
-#include <bit>
 #include <cstdint>
 #include <type_traits>
 
@@ -18,6 +17,14 @@ namespace kla {
 // Sizes, offsets and strides are 64-bit everywhere: B*T*H*K passes 2^31 at ordinary sizes.
 using Index = std::int64_t;
 
+namespace internal {
+// std::bit_cast that device code can call as well.
+template <class To, class From>
+KLA_HOST_DEVICE constexpr To BitCast(const From& value) {
+  return __builtin_bit_cast(To, value);
+}
+}  // namespace internal
+
 // Storage formats of 16 bits. Arithmetic is never done in them: they convert to float, and back
 // with rounding to nearest, ties to even.
 
@@ -25,13 +32,17 @@ using Index = std::int64_t;
 struct bfloat16 {
   bfloat16() = default;
   KLA_HOST_DEVICE explicit bfloat16(float value) {
-    const auto word = std::bit_cast<std::uint32_t>(value);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+    const auto word = internal::BitCast<std::uint32_t>(value);
     const bool is_nan = (word & 0x7fffffffu) > 0x7f800000u;
     const std::uint32_t rounded = word + 0x7fffu + ((word >> 16) & 1u);
     bits = static_cast<std::uint16_t>((is_nan ? (word | 0x400000u) : rounded) >> 16);
+#endif
   }
   KLA_HOST_DEVICE operator float() const {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+    return internal::BitCast<float>(static_cast<std::uint32_t>(bits) << 16);
   }
   std::uint16_t bits = 0;
 };
@@ -40,7 +51,10 @@ struct bfloat16 {
 struct float16 {
   float16() = default;
   KLA_HOST_DEVICE explicit float16(float value) {
-    const auto word = std::bit_cast<std::uint32_t>(value);
+#if defined(__CUDA_ARCH__)
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+    const auto word = internal::BitCast<std::uint32_t>(value);
     const std::uint32_t sign = (word >> 16) & 0x8000u;
     const std::uint32_t magnitude = word & 0x7fffffffu;
     std::uint32_t half;
@@ -50,24 +64,32 @@ struct float16 {
       half = 0x7c00u;  // rounds to infinity
     } else if (magnitude < 0x38800000u) {
       // Subnormal: adding 0.5 leaves the mantissa, rounded by the addition itself, in the low bits.
-      half = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+      half = internal::BitCast<std::uint32_t>(internal::BitCast<float>(magnitude) + 0.5f) -
+             0x3f000000u;
     } else {
       half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     }
     bits = static_cast<std::uint16_t>(sign | half);
+#endif
   }
   KLA_HOST_DEVICE operator float() const {
+#if defined(__CUDA_ARCH__)
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+#else
     const std::uint32_t sign = (bits & 0x8000u) << 16;
     const std::uint32_t magnitude = bits & 0x7fffu;
     std::uint32_t word;
     if (magnitude >= 0x7c00u) {
       word = 0x7f800000u | ((magnitude & 0x3ffu) << 13);
     } else if (magnitude < 0x400u) {
-      word = std::bit_cast<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
+      word = internal::BitCast<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
     } else {
       word = (magnitude << 13) + 0x38000000u;
     }
-    return std::bit_cast<float>(sign | word);
+    return internal::BitCast<float>(sign | word);
+#endif
   }
   std::uint16_t bits = 0;
 };
