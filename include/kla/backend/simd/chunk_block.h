@@ -9,6 +9,7 @@
 // After target.h, which chooses the instruction set.
 #include <hwy/contrib/math/math-inl.h>
 
+#include "kla/core/shape.h"
 #include "kla/math/decay.h"
 #include "kla/math/unit_key.h"
 #include "kla/op/problem.h"
@@ -29,17 +30,18 @@ struct BlockLayout {
   explicit BlockLayout(Index key_dimension, Index value_dimension)
       : key_dim(key_dimension),
         value_dim(value_dimension),
-        key_rows(RoundUp(key_dimension, kTileRows)),
-        key_pitch(RoundUp(key_dimension, std::max<Index>(kLanes<R>, kTileRows))),
+        key_rows(RoundUp(key_dimension, 2 * kTileRows)),
+        key_pitch(RoundUp(key_rows, kLanes<R>)),
         panels((value_dimension + kPanel<R> - 1) / kPanel<R>) {}
 
-  Index StateSize() const { return panels * key_rows * kPanel<R>; }
+  Index PanelSize() const { return key_rows * kPanel<R>; }
+  Index StateSize() const { return panels * PanelSize(); }
   Index BlockSize() const {
-    return key_rows * 2 * kBlock + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 4 * kBlock;
+    return key_rows * 2 * kBlock + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 3 * kBlock;
   }
 
   Index key_dim, value_dim;
-  Index key_rows;   // rows of a packed state: K rounded up to whole tiles
+  Index key_rows;   // rows of a packed state: K rounded up to two tiles
   Index key_pitch;  // of rows of keys: K rounded up to whole vectors
   Index panels;     // of kPanel columns: V rounded up
 };
@@ -54,18 +56,18 @@ struct Block {
         p(a + kBlock * kBlock),
         values(p + kBlock * kBlock),
         step(values + layout.panels * kBlock * kPanel<R>),
-        minus_step_gamma(step + kBlock),
-        gamma(minus_step_gamma + kBlock),
+        gamma(step + kBlock),
         to_end(gamma + kBlock) {}
 
-  R* keys_queries;      // [key_rows][2C]   columns: k~_i, then s q^_i
-  R* a;                 // [C][C]           A = StrictLower(b (K K^T * D))
-  R* p;                 // [C][C]           P = s Lower(Q K^T * D)
-  R* values;            // [panels][C][kPanel]   b v~; the walk replaces it by o
-  R* step;              // [C]              b
-  R* minus_step_gamma;  // [C]              -b gamma
-  R* gamma;             // [C]              exp(G)
-  R* to_end;            // [C]              w = exp(G_last - G)
+  R* keys_queries;            // [key_rows][2C]   columns: k~_i, then s q^_i
+  R* a;                       // [C][C]           A = StrictLower(b (K K^T * D))
+  R* p;                       // [C][C]           P = s Lower(Q K^T * D)
+  R* values;                  // [panels][C][kPanel]   v~; the forward walk replaces it by o
+  R* step;                    // [C]              b
+  R* gamma;                   // [C]              exp(G)
+  R* to_end;                  // [C]              w = exp(G_last - G)
+  R* decay = nullptr;         // [C][C]  D, lower     } where gradients are wanted
+  R* key_products = nullptr;  // [C][C]  K K^T * D, strictly lower }
 };
 
 // What the gradients need of a token besides its block.
@@ -125,28 +127,34 @@ struct LogDecay {
   alignas(64) R low[kBlock];
 };
 
+// The tile of products whose columns are the tokens of a block: where one vector holds them all, a
+// tile of twice the rows keeps as many sums in flight.
+template <class R>
+inline constexpr int kTokenVectors = static_cast<int>(std::min<Index>(kTileVectors,
+                                                                      kBlock / kLanes<R>));
+template <class R>
+inline constexpr int kTokenRows = kTokenVectors<R> == 1 ? 2 * kTileRows : kTileRows;
+template <class R>
+inline constexpr Index kTokenColumns = kTokenVectors<R>* kLanes<R>;
+template <class R>
+using TokenTile = RegisterTile<R, kTokenRows<R>, kTokenVectors<R>>;
+
 // gamma, w, A, P from the packed keys and queries, b and G.
 // K K^T and Q K^T: one product of [2C, K] by [K, C]; 4 C^2 K flops.
 template <class R>
 HWY_NOINLINE void BlockMatrices(const BlockLayout<R>& layout, const LogDecay<R>& log_decay,
                                 const Block<R>& block) {
   const Tag<R> d;
-  constexpr int kVectors = static_cast<int>(std::min<Index>(kTileVectors, kBlock / kLanes<R>));
-  constexpr int kRows = kVectors == 1 ? 2 * kTileRows : kTileRows;
-  constexpr Index kColumns = kVectors * kLanes<R>;
-  using Tile = RegisterTile<R, kRows, kVectors>;
-
   for (Index j = 0; j < kBlock; j += kLanes<R>) {
     const auto gamma =
         hn::Exp(d, hn::Add(hn::Load(d, log_decay.high + j), hn::Load(d, log_decay.low + j)));
     hn::Store(gamma, d, block.gamma + j);
-    hn::Store(hn::Neg(hn::Mul(gamma, hn::Load(d, block.step + j))), d, block.minus_step_gamma + j);
     hn::Store(hn::Exp(d, log_decay.From(kBlock - 1, j)), d, block.to_end + j);
   }
   const auto lane = hn::Iota(d, R(0));
-  for (Index first = 0; first < kBlock; first += kColumns) {
-    for (Index r = 0; r < 2 * kBlock; r += kRows) {
-      Tile tile;
+  for (Index first = 0; first < kBlock; first += kTokenColumns<R>) {
+    for (Index r = 0; r < 2 * kBlock; r += kTokenRows<R>) {
+      TokenTile<R> tile;
       tile.SetZero();
       tile.template MulAdd<1, 2 * kBlock, 2 * kBlock>(block.keys_queries + r,
                                                       block.keys_queries + first, layout.key_dim);
@@ -163,72 +171,69 @@ HWY_NOINLINE void BlockMatrices(const BlockLayout<R>& layout, const LogDecay<R>&
       const auto lower = hn::Le(lane, row);
       const auto decay =
           hn::IfThenElseZero(lower, hn::Exp(d, hn::IfThenElseZero(lower, log_decay.From(i, j))));
-      const auto strict = hn::IfThenElseZero(hn::Lt(lane, row), hn::Mul(step, decay));
-      hn::Store(hn::Mul(strict, hn::Load(d, a)), d, a);
+      const auto products = hn::Mul(hn::IfThenElseZero(hn::Lt(lane, row), decay), hn::Load(d, a));
+      hn::Store(hn::Mul(step, products), d, a);
       hn::Store(hn::Mul(decay, hn::Load(d, p)), d, p);
+      if (block.decay != nullptr) {
+        hn::Store(decay, d, block.decay + i * kBlock + j);
+        hn::Store(products, d, block.key_products + i * kBlock + j);
+      }
     }
   }
 }
 
-// Packs one block: reads q, k, v, g, eta once. `rows` holds 2 C key_pitch elements of scratch.
-// `scales` may be null.
+// Four rows of keys or queries of one block in the arithmetic type, on the stack: they pass through
+// L1 once on their way into the packed block.
+template <class R>
+struct RowQuad {
+  static constexpr Index kPitch = RoundUp(kMaxHeadDim, 64);
+  alignas(64) R k[4 * kPitch];
+  alignas(64) R q[4 * kPitch];
+};
+
+// Packs one block: reads q, k, v, g, eta once. `scales` may be null.
 template <class StepSize, class T, class R = Accumulator<T>>
 HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& layout,
-                            const Problem& problem, const Block<R>& block, R* HWY_RESTRICT rows,
-                            TokenScales<R>* scales) {
+                            const Problem& problem, const Block<R>& block, TokenScales<R>* scales) {
   using W = Wide<R>;
   const Index pitch = layout.key_pitch;
   const W epsilon(problem.epsilon);
-  alignas(64) R factors[2 * kBlock];  // what k_i and q_i are multiplied with
-  R value_factor[kBlock];
-  // Outside of this range a factor is not exact in R (float: beyond 1e-38 it is subnormal).
-  const auto scale_row = [&](W factor, R* row) {
-    constexpr W kSmallest(1e-30), kLargest(1e30);
-    if constexpr (!std::is_same_v<W, R>) {
-      if (!(factor > kSmallest && factor < kLargest)) [[unlikely]] {
-        for (Index c = 0; c < pitch; ++c) row[c] = static_cast<R>(factor * static_cast<W>(row[c]));
-        return R(1);
-      }
-    }
-    return static_cast<R>(factor);
-  };
+  RowQuad<R> rows;
   for (Index i = 0; i < kBlock; ++i) {
-    R* k = rows + i * pitch;
-    R* q = rows + (kBlock + i) * pitch;
-    if (i >= input.count) {  // behind the last token: k~ = q^ = v~ = 0 and b = 0
+    R* k = rows.k + i % 4 * pitch;
+    R* q = rows.q + i % 4 * pitch;
+    R value_factor(0);
+    if (i < input.count) {
+      LoadRow(input.k[i], layout.key_dim, R(1), k, pitch);
+      LoadRow(input.q[i], layout.key_dim, R(1), q, pitch);
+      const W norm2 = SquaredNorm<W>(k, pitch);
+      const auto unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), norm2, epsilon);
+      const W query =
+          StepSize::kNormalizeQuery ? InverseNorm(SquaredNorm<W>(q, pitch), epsilon) : W(1);
+      ScaleInPlace(unit.key, k, pitch);
+      ScaleInPlace(query * W(problem.scale), q, pitch);
+      block.step[i] = static_cast<R>(unit.step);
+      value_factor = static_cast<R>(unit.value);
+      if (scales != nullptr) {
+        scales->norm2[i] = norm2;
+        scales->query[i] = query;
+        scales->key[i] = unit;
+      }
+    } else {  // behind the last token: k~ = q^ = v~ = 0 and b = 0
       std::fill_n(k, pitch, R(0));
       std::fill_n(q, pitch, R(0));
-      factors[i] = factors[kBlock + i] = value_factor[i] = block.step[i] = R(0);
-      continue;
+      block.step[i] = R(0);
     }
-    LoadRow(input.k[i], layout.key_dim, R(1), k, pitch);
-    LoadRow(input.q[i], layout.key_dim, R(1), q, pitch);
-    const W norm2 = SquaredNorm<W>(k, pitch);
-    const auto unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), norm2, epsilon);
-    const W query =
-        StepSize::kNormalizeQuery ? InverseNorm(SquaredNorm<W>(q, pitch), epsilon) : W(1);
-    factors[i] = scale_row(unit.key, k);
-    factors[kBlock + i] = scale_row(query * W(problem.scale), q);
-    block.step[i] = static_cast<R>(unit.step);
-    value_factor[i] = static_cast<R>(unit.step * unit.value);
-    if (scales != nullptr) {
-      scales->norm2[i] = norm2;
-      scales->query[i] = query;
-      scales->key[i] = unit;
-    }
-  }
-  TransposeScaled(rows, pitch, 2 * kBlock, std::min(layout.key_rows, pitch), factors,
-                  block.keys_queries, 2 * kBlock);
-  for (Index i = 0; i < kBlock; ++i) {
     for (Index panel = 0; panel < layout.panels; ++panel) {
       const Index first = panel * kPanel<R>;
-      R* to = block.values + (panel * kBlock + i) * kPanel<R>;
-      if (i < input.count) {
-        LoadRow(input.v[i] + first, std::min(kPanel<R>, layout.value_dim - first), value_factor[i],
-                to, kPanel<R>);
-      } else {
-        std::fill_n(to, kPanel<R>, R(0));
-      }
+      const Index columns = i < input.count ? std::min(kPanel<R>, layout.value_dim - first) : 0;
+      LoadRow(columns > 0 ? input.v[i] + first : nullptr, columns, value_factor,
+              block.values + (panel * kBlock + i) * kPanel<R>, kPanel<R>);
+    }
+    if (i % 4 == 3) {
+      R* to = block.keys_queries + i - 3;
+      Transpose(rows.k, pitch, 4, layout.key_rows, to, 2 * kBlock);
+      Transpose(rows.q, pitch, 4, layout.key_rows, to + kBlock, 2 * kBlock);
     }
   }
   BlockMatrices(layout, LogDecay<R>(input.g, input.count), block);

@@ -21,6 +21,7 @@ HWY_INLINE Vector<R> LoadFirstAs(const T* HWY_RESTRICT from, Index count) {
   for (Index i = 0; i < count; ++i) lanes[i] = static_cast<R>(from[i]);
   return hn::Load(Tag<R>(), lanes);
 }
+
 // to[0, padded) = factor * from[0, count), zeros behind; `padded` is a multiple of the lanes and
 // `to` is aligned.
 template <class R, class T>
@@ -69,49 +70,58 @@ HWY_INLINE W SquaredNorm(const R* HWY_RESTRICT x, Index padded) {
   return static_cast<W>(norm2);
 }
 
-// 4 x 4 elements of `from` (rows `pitch` apart), row i times scale[i], stored transposed.
-#if HWY_TARGET != HWY_SCALAR
-HWY_INLINE void TransposeScaled4(const float* HWY_RESTRICT from, Index pitch,
-                                 const float* HWY_RESTRICT scale, float* HWY_RESTRICT to,
-                                 Index to_pitch) {
-  const hn::FixedTag<float, 4> d;
-  const hn::RepartitionToWide<decltype(d)> pairs;
-  const auto row = [&](Index i) HWY_ATTR {
-    return hn::Mul(hn::Set(d, scale[i]), hn::Load(d, from + i * pitch));
-  };
-  const auto a = row(0), b = row(1), c = row(2), e = row(3);
-  const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
-  const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
-  const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
-  const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
-  hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to);
-  hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + to_pitch);
-  hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + 2 * to_pitch);
-  hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + 3 * to_pitch);
+// x *= factor over `padded` elements. In W where the factor, or 1 / factor, leaves the normal range
+// of R (float: 1e-38): then |x|^2 did, too.
+template <class W, class R>
+HWY_INLINE void ScaleInPlace(W factor, R* HWY_RESTRICT x, Index padded) {
+  const Tag<R> d;
+  if constexpr (!std::is_same_v<W, R>) {
+    constexpr W kSmallest(1e-30), kLargest(1e30);
+    if (!(factor > kSmallest && factor < kLargest)) [[unlikely]] {
+      for (Index i = 0; i < padded; ++i) x[i] = static_cast<R>(factor * static_cast<W>(x[i]));
+      return;
+    }
+  }
+  const auto scale = hn::Set(d, static_cast<R>(factor));
+  for (Index i = 0; i < padded; i += kLanes<R>) {
+    hn::Store(hn::Mul(scale, hn::Load(d, x + i)), d, x + i);
+  }
 }
-#endif
 
-// to[column * to_pitch + row] = scale[row] * from[row * pitch + column], for `rows` a multiple of 4
-// and `columns` rows of `to`, both arrays aligned.
+// A 4 x 4 block: to[c * to_pitch + r] = from[r * pitch + c], both aligned to 4 elements.
 template <class R>
-HWY_INLINE void TransposeScaled(const R* HWY_RESTRICT from, Index pitch, Index rows, Index columns,
-                                const R* HWY_RESTRICT scale, R* HWY_RESTRICT to, Index to_pitch) {
+HWY_INLINE void Transpose4(const R* HWY_RESTRICT from, Index pitch, R* HWY_RESTRICT to,
+                           Index to_pitch) {
 #if HWY_TARGET != HWY_SCALAR
   if constexpr (std::is_same_v<R, float>) {
-    Index c = 0;
-    for (; c + 4 <= columns; c += 4) {
-      for (Index r = 0; r < rows; r += 4) {
-        TransposeScaled4(from + r * pitch + c, pitch, scale + r, to + c * to_pitch + r, to_pitch);
-      }
-    }
-    for (; c < columns; ++c) {
-      for (Index r = 0; r < rows; ++r) to[c * to_pitch + r] = scale[r] * from[r * pitch + c];
-    }
+    const hn::FixedTag<float, 4> d;
+    const hn::RepartitionToWide<decltype(d)> pairs;
+    const auto a = hn::Load(d, from), b = hn::Load(d, from + pitch);
+    const auto c = hn::Load(d, from + 2 * pitch), e = hn::Load(d, from + 3 * pitch);
+    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
+    const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
+    const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
+    const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+    hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to);
+    hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + to_pitch);
+    hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + 2 * to_pitch);
+    hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + 3 * to_pitch);
     return;
   }
 #endif
-  for (Index r = 0; r < rows; ++r) {
-    for (Index c = 0; c < columns; ++c) to[c * to_pitch + r] = scale[r] * from[r * pitch + c];
+  for (Index r = 0; r < 4; ++r) {
+    for (Index c = 0; c < 4; ++c) to[c * to_pitch + r] = from[r * pitch + c];
+  }
+}
+
+// to[c * to_pitch + r] = from[r * pitch + c] for r < rows, c < columns, multiples of 4.
+template <class R>
+HWY_INLINE void Transpose(const R* HWY_RESTRICT from, Index pitch, Index rows, Index columns,
+                          R* HWY_RESTRICT to, Index to_pitch) {
+  for (Index c = 0; c < columns; c += 4) {
+    for (Index r = 0; r < rows; r += 4) {
+      Transpose4(from + r * pitch + c, pitch, to + c * to_pitch + r, to_pitch);
+    }
   }
 }
 

@@ -11,51 +11,55 @@ namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
-// Scratch of one walk: V' and w V' of one panel, [C][kPanel] each.
+// Scratch of one walk: E, V' and w V' of one panel, [C][kPanel] each.
 template <class R>
 struct PanelScratch {
+  alignas(64) R errors[kBlock * kPanel<R>];
   alignas(64) R pseudo_values[kBlock * kPanel<R>];
   alignas(64) R weighted[kBlock * kPanel<R>];
 };
 
-// R = b V - b gamma (K S), the right-hand side of the triangular system.   2 C K flops a column
-// S [key_rows][kPanel], values and out [C][kPanel].
+// E = V - gamma (K S): what the state does not yet recall of the values.   2 C K flops a column
+// S [key_rows][kPanel], values and errors [C][kPanel].
 template <class R>
-HWY_INLINE void Residuals(const BlockLayout<R>& layout, const Block<R>& block,
-                          const R* HWY_RESTRICT state, const R* HWY_RESTRICT values,
-                          R* HWY_RESTRICT out) {
+HWY_INLINE void Errors(const BlockLayout<R>& layout, const Block<R>& block,
+                       const R* HWY_RESTRICT state, const R* HWY_RESTRICT values,
+                       R* HWY_RESTRICT errors) {
   const Tag<R> d;
   for (Index i = 0; i < kBlock; i += kTileRows) {
     RegisterTile<R> tile;
     tile.SetZero();
     tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + i, state, layout.key_dim);
     HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
-      const auto factor = hn::Set(d, block.minus_step_gamma[i + r]);
+      const auto factor = hn::Set(d, block.gamma[i + r]);
       HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
         const Index at = (i + r) * kPanel<R> + n * kLanes<R>;
-        hn::Store(hn::MulAdd(factor, tile.v[r][n], hn::Load(d, values + at)), d, out + at);
+        hn::Store(hn::NegMulAdd(factor, tile.v[r][n], hn::Load(d, values + at)), d, errors + at);
       }
     }
   }
 }
 
-// V' = (I + A)^-1 R in place by forward substitution, and w V'.   C^2 flops a column
-// The whole column block stays in registers: row j, once known, is taken from all rows below it.
+// V' = (I + A)^-1 b E by forward substitution, and w V'.   C^2 flops a column
+// A column of vectors stays in registers: row j, once known, is taken from all rows below it.
 template <class R>
-HWY_INLINE void SolveLower(const R* HWY_RESTRICT a, const R* HWY_RESTRICT to_end, R* HWY_RESTRICT x,
-                           R* HWY_RESTRICT weighted) {
+HWY_INLINE void SolveLower(const Block<R>& block, const R* HWY_RESTRICT errors,
+                           R* HWY_RESTRICT pseudo_values, R* HWY_RESTRICT weighted) {
   const Tag<R> d;
+  const R* HWY_RESTRICT a = block.a;
   for (Index n = 0; n < kPanel<R>; n += kLanes<R>) {
     Vector<R> row[kBlock];
-    HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) row[i] = hn::Load(d, x + i * kPanel<R> + n);
+    HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) {
+      row[i] = hn::Mul(hn::Set(d, block.step[i]), hn::Load(d, errors + i * kPanel<R> + n));
+    }
     HWY_UNROLL(16) for (int j = 0; j < kBlock; ++j) {
       HWY_UNROLL(16) for (int i = j + 1; i < kBlock; ++i) {
         row[i] = hn::NegMulAdd(hn::Set(d, a[i * kBlock + j]), row[j], row[i]);
       }
     }
     HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) {
-      hn::Store(row[i], d, x + i * kPanel<R> + n);
-      hn::Store(hn::Mul(hn::Set(d, to_end[i]), row[i]), d, weighted + i * kPanel<R> + n);
+      hn::Store(row[i], d, pseudo_values + i * kPanel<R> + n);
+      hn::Store(hn::Mul(hn::Set(d, block.to_end[i]), row[i]), d, weighted + i * kPanel<R> + n);
     }
   }
 }
@@ -76,31 +80,31 @@ HWY_INLINE void Outputs(const BlockLayout<R>& layout, const Block<R>& block,
   }
 }
 
-// S <- gamma_C S + K^T (w V')   in place.   2 C K flops a column
+// S+ = gamma_C S + K^T (w V')   `next` may be `state`.   2 C K flops a column
 template <class R>
 HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
-                            const R* HWY_RESTRICT weighted, R* HWY_RESTRICT state) {
+                            const R* HWY_RESTRICT weighted, const R* state, R* next) {
   const auto decay = hn::Set(Tag<R>(), block.gamma[kBlock - 1]);
   for (Index k = 0; k < layout.key_rows; k += kTileRows) {
     RegisterTile<R> tile;
     tile.LoadScaled(decay, state + k * kPanel<R>, kPanel<R>);
     tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock, weighted,
                                                    kBlock);
-    tile.Store(state + k * kPanel<R>, kPanel<R>);
+    tile.Store(next + k * kPanel<R>, kPanel<R>);
   }
 }
 
-// One block of one panel: o replaces b v~ in `values`, the state moves on to the next block.
+// One block of one panel: o replaces v~ in `values`, the state moves on to the next block.
 // 6 C K + 2 C^2 flops a column; reads the state three times and writes it once, all in L1:
 // 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
 template <class R>
 HWY_NOINLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
                             R* HWY_RESTRICT state, PanelScratch<R>& scratch) {
   R* values = block.values + panel * kBlock * kPanel<R>;
-  Residuals(layout, block, state, values, scratch.pseudo_values);
-  SolveLower(block.a, block.to_end, scratch.pseudo_values, scratch.weighted);
+  Errors(layout, block, state, values, scratch.errors);
+  SolveLower(block, scratch.errors, scratch.pseudo_values, scratch.weighted);
   Outputs(layout, block, state, scratch.pseudo_values, values);
-  UpdateState(layout, block, scratch.weighted, state);
+  UpdateState(layout, block, scratch.weighted, state, state);
 }
 
 // Columns [panel kPanel, ...) of a state in the caller's memory to and from a packed panel
@@ -130,6 +134,25 @@ HWY_NOINLINE void StorePanel(const R* HWY_RESTRICT from, const BlockLayout<R>& l
     for (Index j = 0; j < count; ++j) {
       row[j * value_stride] = static_cast<S>(from[i * kPanel<R> + j]);
     }
+  }
+}
+
+// All panels of one head's state.
+template <class R, class S>
+void LoadState(const BlockLayout<R>& layout, const StateRef<S>& from, Index n, Index head, R* to) {
+  for (Index panel = 0; panel < layout.panels; ++panel) {
+    LoadPanel(from.is_null() ? nullptr : from.Head(n, head), from.key_stride, from.value_stride,
+              layout, panel, to + panel * layout.PanelSize());
+  }
+}
+
+template <class R, class S>
+void StoreState(const BlockLayout<R>& layout, const R* from, const StateRef<S>& to, Index n,
+                Index head) {
+  if (to.is_null()) return;
+  for (Index panel = 0; panel < layout.panels; ++panel) {
+    StorePanel(from + panel * layout.PanelSize(), layout, panel, to.Head(n, head), to.key_stride,
+               to.value_stride);
   }
 }
 
