@@ -5,6 +5,7 @@
 #define KLA_BACKEND_SIMD_SIMD_H_
 
 #include "kla/backend/simd/chunk_forward.h"
+#include "kla/backend/simd/decode_step.h"
 #include "kla/backend/simd/target.h"
 
 #endif  // KLA_BACKEND_SIMD_SIMD_H_
