@@ -132,6 +132,12 @@ TEST(ViewTest, EmptyAxesAreFine) {
   const KeyView<float> no_tokens(nullptr, {2, 0, 3, 4});
   EXPECT_TRUE(no_tokens.is_null());
   EXPECT_EQ(no_tokens.ShapeText(), "[2, 0, 3, 4]");
+  // The data() of an empty vector is null: its shape is kept all the same.
+  const KeyView<const float> constant = no_tokens;
+  EXPECT_EQ(constant.ShapeText(), "[2, 0, 3, 4]");
+  const View<float, Extent<Time>, Extent<Key, 96>> fixed(nullptr, {0, 96});
+  const View<const float, Extent<Time>, Extent<Key>> from_fixed = fixed;
+  EXPECT_EQ(from_fixed.ShapeText(), "[0, 96]");
 }
 
 }  // namespace

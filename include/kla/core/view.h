@@ -107,7 +107,8 @@ class View {
     static_assert(
         (internal::AxisMatches<typename Extents::Axis, typename Others::Axis>::kValue && ...));
     static_assert((internal::LengthMatches<Extents::kStatic, Others::kStatic>::kValue && ...));
-    if (!other.is_null()) *this = View(other.data(), other.extents(), other.strides());
+    const bool left_out = other.is_null() && other.extents() == Sizes{};
+    if (!left_out) *this = View(other.data(), other.extents(), other.strides());
   }
 
   KLA_HOST_DEVICE T* data() const { return data_; }
