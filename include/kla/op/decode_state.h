@@ -18,7 +18,7 @@ namespace kla {
 
 namespace internal {
 
-// Between storage types, rounded to nearest.
+// Between storage types, rounded to nearest; from double to 16 bits by way of float.
 template <class To, class From>
 To ConvertElement(const From& value) {
   return static_cast<To>(static_cast<Accumulator<To>>(static_cast<Accumulator<From>>(value)));
@@ -115,14 +115,14 @@ class DecodeState {
   // All states become zero; or those of one slot.
   void Reset() { std::fill(data_.begin(), data_.end(), State(0)); }
   void Reset(Index slot) {
-    CheckSlot("Reset", slot);
+    CheckSlot("Reset", "slot", slot);
     std::fill_n(Head(slot, 0), value_heads_ * head_size_, State(0));
   }
 
   // Copies a slot, to fork a sequence at a shared prefix or to keep a checkpoint.
   void Copy(Index from, Index to) {
-    CheckSlot("Copy", from);
-    CheckSlot("Copy", to);
+    CheckSlot("Copy", "from", from);
+    CheckSlot("Copy", "to", to);
     if (from != to) std::copy_n(Head(from, 0), value_heads_ * head_size_, Head(to, 0));
   }
 
@@ -172,7 +172,7 @@ class DecodeState {
     for (Index n = 0; n < count; ++n) {
       const Index slot = slots[n];
       if (slot == -1) continue;
-      CheckSlot(operation, slot);
+      CheckSlot(operation, "slots", slot, "-1 or ");
       auto& last_use = last_use_[static_cast<std::size_t>(slot)];
       KLA_CHECK(last_use != call_, operation, "slots", "every slot at most once",
                 "slot " + std::to_string(slot) + " again at position " + std::to_string(n));
@@ -189,9 +189,11 @@ class DecodeState {
         std::to_string(given));
   }
 
-  void CheckSlot(const char* operation, Index slot) const {
-    KLA_CHECK(slot >= 0 && slot < slots_, operation, "slots",
-              "-1 or a slot below " + std::to_string(slots_), std::to_string(slot));
+  void CheckSlot(const char* operation, const char* argument, Index slot,
+                 const char* alternative = "") const {
+    KLA_CHECK(slot >= 0 && slot < slots_, operation, argument,
+              std::string(alternative) + "a slot below " + std::to_string(slots_),
+              std::to_string(slot));
   }
 
   template <class U>
@@ -212,7 +214,7 @@ class DecodeState {
                   : "one slot for each of N = " + std::to_string(states.sequences) + " sequences",
               std::to_string(slots.is_null() ? states.sequences : slots.size()));
     for (Index n = 0; n < slots.size(); ++n) {
-      if (slots[n] != -1) CheckSlot(operation, slots[n]);
+      if (slots[n] != -1) CheckSlot(operation, "slots", slots[n], "-1 or ");
     }
   }
 
