@@ -86,25 +86,27 @@ class LayerCheck {
     KLA_CHECK(buffers.kept, operation_, "workspace",
               "one that a Forward filled with keep_for_backward", "one without");
     KLA_CHECK(*buffers.sizes == sizes_, operation_, "workspace",
-              "one that a layer of these sizes filled, " + Text(sizes_), Text(*buffers.sizes));
+              "one that a layer of these sizes filled, [D, H, HV, K, V] = " + Text(sizes_),
+              Text(*buffers.sizes));
   }
 
   template <class T>
   void Gradients(const KlaParameters<T>& gradients) const {
     KLA_CHECK(gradients.sizes() == sizes_, operation_, "gradients",
-              "gradients of this layer, " + Text(sizes_), Text(gradients.sizes()));
+              "gradients of this layer, [D, H, HV, K, V] = " + Text(sizes_),
+              Text(gradients.sizes()));
   }
 
  private:
   static std::string Text(const LayerSizes& sizes) {
     const Index values[] = {sizes.model_dim, sizes.key_heads, sizes.value_heads, sizes.key_dim,
                             sizes.value_dim};
-    return "[D, H, HV, K, V] = " + ShapeString(values, 5);
+    return ShapeString(values, 5);
   }
 
   void StateSizes(const char* name, const LayerSizes& given) const {
-    KLA_CHECK(given == sizes_, operation_, name, "a state of this layer, " + Text(sizes_),
-              Text(given));
+    KLA_CHECK(given == sizes_, operation_, name,
+              "a state of this layer, [D, H, HV, K, V] = " + Text(sizes_), Text(given));
   }
 
   template <class V>

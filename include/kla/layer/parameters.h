@@ -40,6 +40,8 @@ struct NamedTensor {
 template <class T>
 class KlaParameters {
  public:
+  using Element = T;
+
   explicit KlaParameters(const LayerSizes& sizes) : sizes_(sizes) {
     const Index model = sizes.model_dim, keys = sizes.key_width(), values = sizes.value_width();
     const Index heads = sizes.value_heads;
