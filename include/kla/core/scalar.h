@@ -12,6 +12,11 @@
 #define KLA_HOST_DEVICE
 #endif
 
+// For small functions that run on every call and whose type names no backend. Objects compiled for
+// different instruction sets and linked into one program would share one compiled copy of such a
+// function, and a processor could meet instructions that it lacks; inlined, there is no copy.
+#define KLA_ALWAYS_INLINE __attribute__((always_inline)) inline
+
 namespace kla {
 
 // Sizes, offsets and strides are 64-bit everywhere: B*T*H*K passes 2^31 at ordinary sizes.

@@ -82,10 +82,11 @@ class View {
   View() = default;
 
   // Contiguous, row-major.
-  View(T* data, const Sizes& extents) : View(data, extents, ContiguousStrides(extents)) {}
+  KLA_ALWAYS_INLINE View(T* data, const Sizes& extents)
+      : View(data, extents, ContiguousStrides(extents)) {}
 
   // Strides count elements; the innermost one must be 1.
-  View(T* data, const Sizes& extents, const Sizes& strides)
+  KLA_ALWAYS_INLINE View(T* data, const Sizes& extents, const Sizes& strides)
       : data_(data), extents_(extents), strides_(strides) {
     const Sizes fixed = {Extents::kStatic...};
     for (std::size_t i = 0; i < kRank; ++i) {

@@ -22,7 +22,7 @@ namespace kla {
 
 // (n + eps)^(-1/2), and 0 where n + eps = 0.
 template <class W>
-KLA_HOST_DEVICE W InverseNorm(W norm2, W epsilon) {
+KLA_HOST_DEVICE KLA_ALWAYS_INLINE W InverseNorm(W norm2, W epsilon) {
   using std::sqrt;
   const W sum = norm2 + epsilon;
   return sum > W(0) ? W(W(1) / sqrt(sum)) : W(0);

@@ -59,13 +59,14 @@ struct StatePacking {
 namespace internal {
 
 // Cache-line aligned, so that every head of a pool whose packed size is a multiple of 64 bytes is.
-template <class T>
+// Owner keeps the code of two backends' containers apart, as KLA_ALWAYS_INLINE explains.
+template <class T, class Owner = void>
 struct CacheAlignedAllocator {
   using value_type = T;
   static constexpr std::align_val_t kAlignment{64};
   CacheAlignedAllocator() = default;
   template <class U>
-  CacheAlignedAllocator(const CacheAlignedAllocator<U>&) {}  // NOLINT(google-explicit-constructor)
+  CacheAlignedAllocator(const CacheAlignedAllocator<U, Owner>&) {}  // NOLINT
   T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
   void deallocate(T* p, std::size_t) { ::operator delete(p, kAlignment); }
   bool operator==(const CacheAlignedAllocator&) const { return true; }
@@ -228,8 +229,9 @@ class DecodeState {
   }
 
   Index slots_, value_heads_, key_dim_, value_dim_, head_size_ = 0;
-  std::vector<State, internal::CacheAlignedAllocator<State>> data_;
-  std::vector<std::uint64_t> last_use_;  // the call that last named each slot
+  std::vector<State, internal::CacheAlignedAllocator<State, Backend>> data_;
+  // The call that last named each slot.
+  std::vector<std::uint64_t, internal::CacheAlignedAllocator<std::uint64_t, Backend>> last_use_;
   std::uint64_t call_ = 0;
 };
 

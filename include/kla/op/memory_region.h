@@ -68,7 +68,7 @@ struct MemoryRegion {
 };
 
 template <class T, class... Extents>
-MemoryRegion RegionOf(const View<T, Extents...>& view) {
+KLA_ALWAYS_INLINE MemoryRegion RegionOf(const View<T, Extents...>& view) {
   MemoryRegion region;
   region.base = reinterpret_cast<std::uintptr_t>(view.data());
   region.empty = view.is_null();
@@ -80,7 +80,7 @@ MemoryRegion RegionOf(const View<T, Extents...>& view) {
 }
 
 template <class T>
-MemoryRegion RegionOf(const StateRef<T>& state) {
+KLA_ALWAYS_INLINE MemoryRegion RegionOf(const StateRef<T>& state) {
   constexpr auto kBytes = static_cast<Index>(sizeof(T));
   MemoryRegion region;
   region.base = reinterpret_cast<std::uintptr_t>(state.data);
@@ -95,7 +95,7 @@ MemoryRegion RegionOf(const StateRef<T>& state) {
 
 // Whether two arrays may share memory. Arrays whose ranges interleave, as columns of one fused
 // buffer do, are told apart by their offset within the common period of their strides.
-inline bool MayOverlap(const MemoryRegion& a, const MemoryRegion& b) {
+KLA_ALWAYS_INLINE bool MayOverlap(const MemoryRegion& a, const MemoryRegion& b) {
   if (a.empty || b.empty) return false;
   const auto [a_low, a_high] = a.Range();
   const auto [b_low, b_high] = b.Range();

@@ -38,7 +38,7 @@ struct Problem {
 
 // Args has q, v, cu_seqlens, scale, epsilon and grouping, checked.
 template <class Args>
-Problem MakeProblem(const Args& args) {
+KLA_ALWAYS_INLINE Problem MakeProblem(const Args& args) {
   const Index key_dim = args.q.template extent<Key>();
   return {.batch = args.q.template extent<Batch>(),
           .tokens = args.q.template extent<Time>(),
