@@ -33,6 +33,18 @@ class IndexList {
       IndexList(const R& range)  // NOLINT(google-explicit-constructor)
       : IndexList(std::ranges::data(range), static_cast<Index>(std::ranges::size(range))) {}
 
+  // A list in device memory, which the kernel reads when it runs: a captured graph may be replayed
+  // with other values. They cannot be checked on the host. For backends that say so.
+  template <class T>
+  static IndexList OnDevice(const T* data, Index size) {
+    IndexList list(data, size);
+    list.on_device_ = true;
+    return list;
+  }
+  bool on_device() const { return on_device_; }
+  const std::int32_t* narrow() const { return narrow_; }  // one of these two, or neither
+  const std::int64_t* wide() const { return wide_; }
+
   bool is_null() const { return narrow_ == nullptr && wide_ == nullptr; }
   Index size() const { return size_; }
   Index operator[](Index i) const { return narrow_ != nullptr ? Index{narrow_[i]} : wide_[i]; }
@@ -41,7 +53,12 @@ class IndexList {
   const std::int32_t* narrow_ = nullptr;
   const std::int64_t* wide_ = nullptr;
   Index size_ = 0;
+  bool on_device_ = false;
 };
+
+// Whether DecodeStep on a backend takes lists in device memory.
+template <class Backend>
+inline constexpr bool kTakesDeviceLists = false;
 
 // Where sequence n lies in [B, T, ...] arrays: tokens [begin, begin + length) of batch row `batch`.
 struct SequenceSpan {

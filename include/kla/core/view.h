@@ -112,22 +112,22 @@ class View {
     if (!left_out) *this = View(other.data(), other.extents(), other.strides());
   }
 
-  KLA_HOST_DEVICE T* data() const { return data_; }
+  T* data() const { return data_; }
   bool is_null() const { return data_ == nullptr; }
   const Sizes& extents() const { return extents_; }
   const Sizes& strides() const { return strides_; }
 
   template <class Axis>
-  KLA_HOST_DEVICE Index extent() const {
+  Index extent() const {
     return extents_[kPosition<Axis>];
   }
   template <class Axis>
-  KLA_HOST_DEVICE Index stride() const {
+  Index stride() const {
     return strides_[kPosition<Axis>];
   }
 
   template <class... Indices>
-  requires(sizeof...(Indices) == kRank) KLA_HOST_DEVICE T& operator()(Indices... indices) const {
+  requires(sizeof...(Indices) == kRank) T& operator()(Indices... indices) const {
     const Index at[] = {static_cast<Index>(indices)...};
     Index offset = 0;
     for (std::size_t i = 0; i < kRank; ++i) {
@@ -139,7 +139,7 @@ class View {
 
   // The innermost row at the given outer position.
   template <class... Indices>
-  requires(sizeof...(Indices) + 1 == kRank) KLA_HOST_DEVICE T* Row(Indices... outer) const {
+  requires(sizeof...(Indices) + 1 == kRank) T* Row(Indices... outer) const {
     const Index at[] = {static_cast<Index>(outer)..., 0};
     Index offset = 0;
     for (std::size_t i = 0; i + 1 < kRank; ++i) offset += at[i] * strides_[i];

@@ -41,7 +41,8 @@ class ArgumentCheck {
   // q, k, v, g, eta; cu_seqlens, scale, epsilon. Returns the sizes that the rest is checked
   // against.
   template <class Args>
-  Problem Inputs(const Args& args) const {
+  Problem Inputs(const Args& args, bool device_lists = false) const {
+    HostList("cu_seqlens", args.cu_seqlens, device_lists);
     HeadDim("q", "K", args.q.template extent<Key>(), Shape::kKeyDim, args.q);
     HeadDim("v", "V", args.v.template extent<Value>(), Shape::kValueDim, args.v);
     const Index heads = args.q.template extent<KeyHead>();
@@ -50,7 +51,9 @@ class ArgumentCheck {
     KLA_CHECK(value_heads > 0 && value_heads % heads == 0, operation_, "v",
               "[B, T, HV, V] with HV a multiple of H = " + std::to_string(heads),
               args.v.ShapeText());
-    Offsets(args.cu_seqlens, args.q.template extent<Batch>(), args.q.template extent<Time>());
+    if (!args.cu_seqlens.on_device()) {
+      Offsets(args.cu_seqlens, args.q.template extent<Batch>(), args.q.template extent<Time>());
+    }
     KLA_CHECK(!args.scale || std::isfinite(*args.scale), operation_, "scale", "a finite number",
               std::to_string(*args.scale));
     KLA_CHECK(std::isfinite(args.epsilon) && args.epsilon >= 0, operation_, "epsilon",
@@ -109,6 +112,13 @@ class ArgumentCheck {
     KLA_CHECK(!MayOverlap(output.region, other.region), operation_, output.name,
               std::string("memory that does not overlap '") + other.name + "'",
               "overlapping arrays");
+  }
+
+  // A list that the operation reads on the host, or that the backend's kernel reads.
+  void HostList(const char* name, const IndexList& list, bool device_lists = false) const {
+    KLA_CHECK(device_lists || !list.on_device(), operation_, name,
+              "a list in host memory (only DecodeStep on a device reads one there)",
+              "a list in device memory");
   }
 
   // cu_seqlens of [B, T, ...] arrays: null, or offsets from 0 to T that do not decrease, B = 1.

@@ -53,7 +53,8 @@ void DecodeStep(const DecodeStepArgs<T>& args, DecodeState<Backend, Shape, State
                 const Exec& executor = {}) {
   using internal::RegionOf;
   const internal::ArgumentCheck<Backend, Shape> check("DecodeStep");
-  const Problem problem = check.Inputs(args);
+  const Problem problem = check.Inputs(args, kTakesDeviceLists<Backend>);
+  check.HostList("slots", args.slots, kTakesDeviceLists<Backend>);
   check.Values("o", args.o, problem);
   KLA_CHECK(
       state.value_heads() == problem.value_heads && state.key_dim() == problem.key_dim &&
