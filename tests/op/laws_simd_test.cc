@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "op/laws_suite.h"
+
+namespace kla::test {
+INSTANTIATE_TYPED_TEST_SUITE_P(Simd, LawsTest, LawConfigs<Simd>, ConfigName);
+}  // namespace kla::test
