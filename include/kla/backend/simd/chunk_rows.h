@@ -88,40 +88,42 @@ HWY_INLINE void ScaleInPlace(W factor, R* HWY_RESTRICT x, Index padded) {
   }
 }
 
-// A 4 x 4 block: to[c * to_pitch + r] = from[r * pitch + c], both aligned to 4 elements.
-template <class R>
-HWY_INLINE void Transpose4(const R* HWY_RESTRICT from, Index pitch, R* HWY_RESTRICT to,
-                           Index to_pitch) {
 #if HWY_TARGET != HWY_SCALAR
-  if constexpr (std::is_same_v<R, float>) {
-    const hn::FixedTag<float, 4> d;
-    const hn::RepartitionToWide<decltype(d)> pairs;
-    const auto a = hn::Load(d, from), b = hn::Load(d, from + pitch);
-    const auto c = hn::Load(d, from + 2 * pitch), e = hn::Load(d, from + 3 * pitch);
-    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
-    const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
-    const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
-    const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
-    hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to);
-    hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + to_pitch);
-    hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + 2 * to_pitch);
-    hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + 3 * to_pitch);
-    return;
-  }
-#endif
-  for (Index r = 0; r < 4; ++r) {
-    for (Index c = 0; c < 4; ++c) to[c * to_pitch + r] = from[r * pitch + c];
-  }
+// A 4 x 4 block: to[c * to_pitch + r] = from[r * pitch + c], both aligned to 4 elements.
+HWY_INLINE void Transpose4(const float* HWY_RESTRICT from, Index pitch, float* HWY_RESTRICT to,
+                           Index to_pitch) {
+  const hn::FixedTag<float, 4> d;
+  const hn::RepartitionToWide<decltype(d)> pairs;
+  const auto a = hn::Load(d, from), b = hn::Load(d, from + pitch);
+  const auto c = hn::Load(d, from + 2 * pitch), e = hn::Load(d, from + 3 * pitch);
+  const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
+  const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
+  const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
+  const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+  hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to);
+  hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + to_pitch);
+  hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + 2 * to_pitch);
+  hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + 3 * to_pitch);
 }
+#endif
 
-// to[c * to_pitch + r] = from[r * pitch + c] for r < rows, c < columns, multiples of 4.
+// to[c * to_pitch + r] = from[r * pitch + c] for r < rows, c < columns; pitches and, where there
+// are vectors of 4, rows and columns are multiples of 4.
 template <class R>
 HWY_INLINE void Transpose(const R* HWY_RESTRICT from, Index pitch, Index rows, Index columns,
                           R* HWY_RESTRICT to, Index to_pitch) {
-  for (Index c = 0; c < columns; c += 4) {
-    for (Index r = 0; r < rows; r += 4) {
-      Transpose4(from + r * pitch + c, pitch, to + c * to_pitch + r, to_pitch);
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (std::is_same_v<R, float>) {
+    for (Index c = 0; c < columns; c += 4) {
+      for (Index r = 0; r < rows; r += 4) {
+        Transpose4(from + r * pitch + c, pitch, to + c * to_pitch + r, to_pitch);
+      }
     }
+    return;
+  }
+#endif
+  for (Index c = 0; c < columns; ++c) {
+    for (Index r = 0; r < rows; ++r) to[c * to_pitch + r] = from[r * pitch + c];
   }
 }
 

@@ -107,6 +107,15 @@ HWY_NOINLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block,
   UpdateState(layout, block, scratch.weighted, state, state);
 }
 
+// The same without outputs.   4 C K + C^2 flops a column
+template <class R>
+HWY_NOINLINE void AdvanceBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
+                               R* HWY_RESTRICT state, PanelScratch<R>& scratch) {
+  Errors(layout, block, state, block.values + panel * kBlock * kPanel<R>, scratch.errors);
+  SolveLower(block, scratch.errors, scratch.pseudo_values, scratch.weighted);
+  UpdateState(layout, block, scratch.weighted, state, state);
+}
+
 // Columns [panel kPanel, ...) of a state in the caller's memory to and from a packed panel
 // [key_rows][kPanel]. A null state is zero.
 template <class R, class S>

@@ -4,6 +4,7 @@
 #ifndef KLA_BACKEND_SIMD_SIMD_H_
 #define KLA_BACKEND_SIMD_SIMD_H_
 
+#include "kla/backend/simd/chunk_backward.h"
 #include "kla/backend/simd/chunk_forward.h"
 #include "kla/backend/simd/decode_step.h"
 #include "kla/backend/simd/target.h"

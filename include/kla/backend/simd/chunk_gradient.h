@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/simd: the gradients of one block of C tokens of one value head (math/chunk_form.h), in
+// three phases of which the first two work on panels of V and the third on whole blocks:
+//   RecallPanel    forward in time:  E, V' and the states that enter the blocks
+//   BackPanel      reverse in time:  Z, dv and the gradients dS+ of the states that leave them
+//   BlockGradient  any order:        dq, dk, dg, deta
+// Flops per token: 4KV, 6KV and 6KV, besides about 11 C (K + V).
+// The scale s is part of q' = s q^ throughout, so that P, X and I_q carry none of their own.
+#ifndef KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
+#define KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
+
+#include "kla/backend/simd/chunk_walk.h"
+
+namespace kla {
+namespace HWY_NAMESPACE {
+inline namespace KLA_SIMD_VARIANT {
+
+// What the phases leave for each other besides the packed block.
+template <class R>
+struct GradientBlock {
+  static Index Size(const BlockLayout<R>& layout) {
+    return layout.BlockSize() + 2 * kBlock * kBlock + layout.panels * kBlock * (4 * kPanel<R> + 3) +
+           2 * kBlock * layout.key_rows + static_cast<Index>(sizeof(TokenScales<R>) / sizeof(R));
+  }
+  GradientBlock(const BlockLayout<R>& layout, R* memory) : block(layout, memory) {
+    const Index values = layout.panels * kBlock * kPanel<R>;
+    block.decay = memory + layout.BlockSize();
+    block.key_products = block.decay + kBlock * kBlock;
+    errors = block.key_products + kBlock * kBlock;
+    pseudo_values = errors + values;
+    d_outputs = pseudo_values + values;
+    d_keys_queries = d_outputs + 2 * values;
+    error_products = d_keys_queries + 2 * kBlock * layout.key_rows;
+    value_products = error_products + layout.panels * kBlock;
+    state_products = value_products + layout.panels * kBlock;
+    scales = reinterpret_cast<TokenScales<R>*>(state_products + layout.panels * kBlock);
+  }
+
+  Block<R> block;
+  R* errors;          // E   [panels][C][kPanel]
+  R* pseudo_values;   // V'^T   [panels kPanel][C]
+  R* d_outputs;       // Z^T, dO^T   [panels kPanel][2C]
+  R* d_keys_queries;  // dk~^T, dq'^T, then dk^T, dq^T   [key_rows][2C]
+  R* error_products;  // <Z_i, E_i> of each panel   [panels][C]
+  R* value_products;  // <Z_i, v~_i> of each panel   [panels][C]
+  R* state_products;  // <S, dS+> of each panel   [panels], C apart
+  TokenScales<R>* scales;
+};
+
+// Z = (I + A)^-T dV' in place by backward substitution.   C^2 flops a column
+template <class R>
+HWY_INLINE void SolveUpper(const Block<R>& block, R* HWY_RESTRICT z) {
+  const Tag<R> d;
+  const R* HWY_RESTRICT a = block.a;
+  for (Index n = 0; n < kPanel<R>; n += kLanes<R>) {
+    Vector<R> row[kBlock];
+    HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) row[i] = hn::Load(d, z + i * kPanel<R> + n);
+    HWY_UNROLL(16) for (int j = kBlock - 1; j > 0; --j) {
+      HWY_UNROLL(16) for (int i = 0; i < j; ++i) {
+        row[i] = hn::NegMulAdd(hn::Set(d, a[j * kBlock + i]), row[j], row[i]);
+      }
+    }
+    HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) hn::Store(row[i], d, z + i * kPanel<R> + n);
+  }
+}
+
+// First phase, one panel: E, V'^T and, unless `next` is null, the state that leaves the block.
+template <class R>
+HWY_NOINLINE void RecallPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
+                              const R* state, R* next, PanelScratch<R>& scratch) {
+  const Index at = panel * kBlock * kPanel<R>;
+  Errors(layout, g.block, state, g.block.values + at, g.errors + at);
+  SolveLower(g.block, g.errors + at, scratch.pseudo_values, scratch.weighted);
+  Transpose(scratch.pseudo_values, kPanel<R>, kBlock, kPanel<R>, g.pseudo_values + at, kBlock);
+  if (next != nullptr) UpdateState(layout, g.block, scratch.weighted, state, next);
+}
+
+// Scratch of the second phase, one panel.
+template <class R>
+struct BackScratch {
+  alignas(64) R d_o[kBlock * kPanel<R>];                    // dO
+  alignas(64) R z[kBlock * kPanel<R>];                      // dV', then Z
+  alignas(64) R keys_queries_rows[2 * kBlock * kPanel<R>];  // -b gamma Z, gamma dO
+};
+
+// Second phase, one panel:
+//   dV' = w (K dS+) + P^T dO     Z = (I + A)^-T dV'     dS = gamma_C dS+ + Q^T (gamma dO)
+//                                                            - K^T (b gamma Z)
+// scratch.d_o holds dO; Z is left in scratch.z. d_next = dS+ and d_state = dS [key_rows][kPanel].
+template <class R>
+HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
+                            const R* HWY_RESTRICT state, const R* HWY_RESTRICT d_next,
+                            R* HWY_RESTRICT d_state, BackScratch<R>& scratch) {
+  const Tag<R> d;
+  const Block<R>& block = g.block;
+  for (Index i = 0; i < kBlock; i += kTileRows) {
+    RegisterTile<R> tile;
+    tile.SetZero();
+    tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + i, d_next, layout.key_dim);
+    tile.ScaleRows(block.to_end + i);
+    tile.template MulAdd<1, kBlock, kPanel<R>>(block.p + i * kBlock + i,
+                                               scratch.d_o + i * kPanel<R>, kBlock - i);
+    tile.Store(scratch.z + i * kPanel<R>, kPanel<R>);
+  }
+  SolveUpper(block, scratch.z);
+  const Index at = panel * kBlock * kPanel<R>;
+  Transpose(scratch.z, kPanel<R>, kBlock, kPanel<R>, g.d_outputs + 2 * at, 2 * kBlock);
+  Transpose(scratch.d_o, kPanel<R>, kBlock, kPanel<R>, g.d_outputs + 2 * at + kBlock, 2 * kBlock);
+  for (Index i = 0; i < kBlock; ++i) {
+    const R* z = scratch.z + i * kPanel<R>;
+    g.error_products[panel * kBlock + i] = Dot(z, g.errors + at + i * kPanel<R>, kPanel<R>);
+    g.value_products[panel * kBlock + i] = Dot(z, block.values + at + i * kPanel<R>, kPanel<R>);
+    const auto gamma = hn::Set(d, block.gamma[i]);
+    const auto minus_step_gamma = hn::Set(d, -(block.step[i] * block.gamma[i]));
+    for (Index n = 0; n < kPanel<R>; n += kLanes<R>) {
+      R* to = scratch.keys_queries_rows + i * kPanel<R> + n;
+      hn::Store(hn::Mul(minus_step_gamma, hn::Load(d, z + n)), d, to);
+      hn::Store(hn::Mul(gamma, hn::Load(d, scratch.d_o + i * kPanel<R> + n)), d,
+                to + kBlock * kPanel<R>);
+    }
+  }
+  // dS, and <S, dS+> on the way.
+  const auto decay = hn::Set(d, block.gamma[kBlock - 1]);
+  Vector<R> sum[kTileVectors];
+  HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) sum[n] = hn::Zero(d);
+  for (Index k = 0; k < layout.key_rows; k += kTileRows) {
+    RegisterTile<R> tile;
+    HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
+      HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
+        const Index element = (k + r) * kPanel<R> + n * kLanes<R>;
+        const auto gradient = hn::Load(d, d_next + element);
+        sum[n] = hn::MulAdd(hn::Load(d, state + element), gradient, sum[n]);
+        tile.v[r][n] = hn::Mul(decay, gradient);
+      }
+    }
+    tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock,
+                                                   scratch.keys_queries_rows, 2 * kBlock);
+    tile.Store(d_state + k * kPanel<R>, kPanel<R>);
+  }
+  HWY_UNROLL(4) for (int n = 1; n < kTileVectors; ++n) sum[0] = hn::Add(sum[0], sum[n]);
+  g.state_products[panel * kBlock] = hn::GetLane(hn::SumOfLanes(d, sum[0]));
+}
+
+// The C x C matrices of the third phase, and the sums of their rows and columns.
+template <class R>
+struct BlockProducts {
+  alignas(64) R z_y[2 * kBlock * kBlock];           // Z V'^T, then Y = dO V'^T
+  alignas(64) R transposed[kBlock * 2 * kBlock];    // [C][2C]  M^T, X^T
+  alignas(64) R from_queries[2 * kBlock * kBlock];  // [2C][C]  b M, then X
+  Wide<R> log_decay[kBlock];                        // what dG gets from P and A
+  Wide<R> step[kBlock];                             // <M K, K> = rowsum(dA * K K^T * D)
+};
+
+// X = Y * D, M = dA * D with dA = -StrictLower(Z V'^T).   4 C^2 V flops
+template <class R>
+HWY_NOINLINE void MultiplyOutputs(const BlockLayout<R>& layout, const GradientBlock<R>& g,
+                                  BlockProducts<R>& out) {
+  const Block<R>& block = g.block;
+  for (Index first = 0; first < kBlock; first += kTokenColumns<R>) {
+    for (Index r = 0; r < 2 * kBlock; r += kTokenRows<R>) {
+      TokenTile<R> tile;
+      tile.SetZero();
+      tile.template MulAdd<1, 2 * kBlock, kBlock>(g.d_outputs + r, g.pseudo_values + first,
+                                                  layout.panels * kPanel<R>);
+      tile.Store(out.z_y + r * kBlock + first, kBlock);
+    }
+  }
+  std::fill_n(out.log_decay, kBlock, Wide<R>(0));
+  std::fill_n(out.step, kBlock, Wide<R>(0));
+  for (Index i = 0; i < kBlock; ++i) {
+    for (Index j = 0; j < kBlock; ++j) {
+      const Index at = i * kBlock + j;
+      const R y = out.z_y[kBlock * kBlock + at], d_a = j < i ? -out.z_y[at] : R(0);
+      const R x = y * block.decay[at], m = d_a * block.decay[at];
+      out.transposed[j * 2 * kBlock + i] = m;
+      out.transposed[j * 2 * kBlock + kBlock + i] = x;
+      out.from_queries[at] = block.step[i] * m;
+      out.from_queries[kBlock * kBlock + at] = x;
+      if (j >= i) continue;
+      const auto through = static_cast<Wide<R>>(y * block.p[at] + d_a * block.a[at]);
+      out.log_decay[i] += through;
+      out.log_decay[j] -= through;
+      out.step[i] += static_cast<Wide<R>>(d_a * block.key_products[at]);
+    }
+  }
+}
+
+// Sums over the key axis, token by token, of the third phase.
+template <class R>
+struct KeySums {
+  alignas(64) R recalled[2 * kBlock] = {};  // <gamma T_w, k~>, <I_q, q'>
+  alignas(64) R query[2 * kBlock] = {};     // unused, <q', dq'>
+  alignas(64) R written[kBlock] = {};       // <F, k~>
+  alignas(64) R key[kBlock] = {};           // <k~, dk~>
+};
+
+// sums[j] += tile(r, j) x[r * 2C + j] over the rows r of a tile
+template <class R, int kRows, int kVectors>
+HWY_INLINE void AddColumnProducts(const RegisterTile<R, kRows, kVectors>& tile,
+                                  const R* HWY_RESTRICT x, R* HWY_RESTRICT sums) {
+  const Tag<R> d;
+  HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
+    auto sum = hn::Load(d, sums + n * kLanes<R>);
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+      sum = hn::MulAdd(tile.v[r][n], hn::Load(d, x + r * 2 * kBlock + n * kLanes<R>), sum);
+    }
+    hn::Store(sum, d, sums + n * kLanes<R>);
+  }
+}
+
+// Column j of a tile times factors[j].
+template <class R, int kRows, int kVectors>
+HWY_INLINE void ScaleColumns(RegisterTile<R, kRows, kVectors>& tile,
+                             const R* HWY_RESTRICT factors) {
+  HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
+    const auto factor = hn::Load(Tag<R>(), factors + n * kLanes<R>);
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) tile.v[r][n] = hn::Mul(tile.v[r][n], factor);
+  }
+}
+
+// Third phase: dk~^T and dq'^T [key_rows][C], all tokens of the block side by side.
+//   dq' = I_q + X K                          I_q = gamma (dO S^T)
+//   dk~ = X^T Q + F + b (gamma T_w + M K) + M^T (b K)     T_w = -Z S^T   F = w (V' dS+^T)
+// 6 C K V + 8 C^2 K flops
+template <class R>
+HWY_NOINLINE void KeyGradients(const BlockLayout<R>& layout, const GradientBlock<R>& g,
+                               const R* HWY_RESTRICT state, const R* HWY_RESTRICT d_next,
+                               const BlockProducts<R>& products, KeySums<R>& sums) {
+  const Tag<R> d;
+  const Block<R>& block = g.block;
+  alignas(64) R gamma[2 * kBlock];
+  for (Index i = 0; i < kBlock; ++i) {
+    gamma[i] = -block.gamma[i];
+    gamma[kBlock + i] = block.gamma[i];
+  }
+  constexpr Index kColumns = std::min(kPanel<R>, 2 * kBlock);
+  for (Index k = 0; k < layout.key_rows; k += kTileRows) {
+    for (Index first = 0; first < 2 * kBlock; first += kColumns) {
+      RegisterTile<R> tile;
+      tile.SetZero();
+      for (Index panel = 0; panel < layout.panels; ++panel) {
+        tile.template MulAdd<kPanel<R>, 1, 2 * kBlock>(
+            state + panel * layout.PanelSize() + k * kPanel<R>,
+            g.d_outputs + panel * kPanel<R> * 2 * kBlock + first, kPanel<R>);
+      }
+      ScaleColumns(tile, gamma + first);
+      const R* rows = block.keys_queries + k * 2 * kBlock;
+      AddColumnProducts(tile, rows + first, sums.recalled + first);
+      tile.template MulAdd<2 * kBlock, 1, 2 * kBlock>(rows, products.transposed + first, kBlock);
+      AddColumnProducts(tile, rows + first, sums.query + first);
+      tile.Store(g.d_keys_queries + k * 2 * kBlock + first, 2 * kBlock);
+    }
+  }
+  for (Index k = 0; k < layout.key_rows; k += kTokenRows<R>) {
+    for (Index first = 0; first < kBlock; first += kTokenColumns<R>) {
+      TokenTile<R> tile;
+      tile.SetZero();
+      for (Index panel = 0; panel < layout.panels; ++panel) {
+        tile.template MulAdd<kPanel<R>, 1, kBlock>(
+            d_next + panel * layout.PanelSize() + k * kPanel<R>,
+            g.pseudo_values + panel * kPanel<R> * kBlock + first, kPanel<R>);
+      }
+      const R* rows = block.keys_queries + k * 2 * kBlock;
+      ScaleColumns(tile, block.to_end + first);
+      AddColumnProducts(tile, rows + first, sums.written + first);
+      tile.template MulAdd<2 * kBlock, 1, kBlock>(rows, products.from_queries + first, 2 * kBlock);
+      R* d_keys = g.d_keys_queries + k * 2 * kBlock + first;
+      HWY_UNROLL(4) for (int n = 0; n < kTokenVectors<R>; ++n) {
+        const auto step = hn::Load(d, block.step + first + n * kLanes<R>);
+        HWY_UNROLL(16) for (int r = 0; r < kTokenRows<R>; ++r) {
+          const auto recalled = hn::Load(d, d_keys + r * 2 * kBlock + n * kLanes<R>);
+          tile.v[r][n] = hn::MulAdd(step, recalled, tile.v[r][n]);
+        }
+      }
+      AddColumnProducts(tile, rows + first, sums.key + first);
+      tile.Store(d_keys, 2 * kBlock);
+    }
+  }
+}
+
+// The rest of the third phase: dG, and from the unit-key form back to what the caller gave.
+//   dk = r dk~ + 2 dn k      dq = s r_q dq' - r_q^3 <q, dq^> q (where q is normalised)
+// d_keys_queries becomes dk^T, dq^T; d_gates and d_etas receive dg and deta of the block's tokens.
+template <class StepSize, class T, class R>
+HWY_NOINLINE void TokenGradients(const BlockLayout<R>& layout, const Problem& problem,
+                                 const GradientBlock<R>& g, const BlockInput<T>& input,
+                                 const BlockProducts<R>& products, const KeySums<R>& sums,
+                                 Wide<R>* d_gates, Wide<R>* d_etas) {
+  using W = Wide<R>;
+  const Tag<R> d;
+  const W scale(problem.scale), epsilon(problem.epsilon);
+  const TokenScales<R>& scales = *g.scales;
+  // dk^T = key_factor dk~^T + key_addend k~^T, and the same for q.
+  alignas(64) R factor[2 * kBlock] = {}, addend[2 * kBlock] = {};
+  W end(0);  // what reaches dG of the last token besides its own row
+  for (Index panel = 0; panel < layout.panels; ++panel) end += W(g.state_products[panel * kBlock]);
+  end *= W(g.block.gamma[kBlock - 1]);
+  for (Index i = 0; i < kBlock; ++i) end += W(sums.written[i]);
+  W d_gate(0);
+  for (Index i = kBlock; i-- > 0;) {
+    d_gate += products.log_decay[i] + W(sums.recalled[kBlock + i]) +
+              W(g.block.step[i]) * W(sums.recalled[i]) - W(sums.written[i]);
+    if (i == kBlock - 1) d_gate += end;
+    if (i >= input.count) continue;
+    W d_step = products.step[i], along_value(0);
+    for (Index panel = 0; panel < layout.panels; ++panel) {
+      d_step += W(g.error_products[panel * kBlock + i]);
+      along_value += W(g.value_products[panel * kBlock + i]);
+    }
+    const auto& unit = scales.key[i];
+    const W along_key = W(sums.key[i]);  // <k~, dk~> = r <k, dk~>
+    const auto gradient = UnitKeyBackward<StepSize>(
+        W(*input.eta[i]), scales.norm2[i], epsilon, unit.key > W(0) ? along_key / unit.key : W(0),
+        unit.value > W(0) ? unit.step * along_value / unit.value : W(0), d_step);
+    d_gates[i] = *input.g[i] > R(kMinLogDecay) ? d_gate : W(0);  // beyond, the decay is 0 anyway
+    d_etas[i] = gradient.eta;
+    factor[i] = static_cast<R>(unit.key);
+    addend[i] = static_cast<R>(unit.key > W(0) ? W(2) * gradient.norm2 / unit.key : W(0));
+    factor[kBlock + i] = static_cast<R>(scale * scales.query[i]);
+    if (StepSize::kNormalizeQuery && scale != W(0)) {
+      addend[kBlock + i] = static_cast<R>(-scales.query[i] / scale * W(sums.query[kBlock + i]));
+    }
+  }
+  for (Index k = 0; k < layout.key_rows; ++k) {
+    for (Index j = 0; j < 2 * kBlock; j += kLanes<R>) {
+      R* gradient = g.d_keys_queries + k * 2 * kBlock + j;
+      const auto row = hn::Load(d, g.block.keys_queries + k * 2 * kBlock + j);
+      hn::Store(hn::MulAdd(hn::Load(d, factor + j), hn::Load(d, gradient),
+                           hn::Mul(hn::Load(d, addend + j), row)),
+                d, gradient);
+    }
+  }
+}
+
+}  // namespace KLA_SIMD_VARIANT
+}  // namespace HWY_NAMESPACE
+}  // namespace kla
+
+#endif  // KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
