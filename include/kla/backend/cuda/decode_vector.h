@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/cuda: 16 bytes of stored elements, the unit in which states are read and written.
+#ifndef KLA_BACKEND_CUDA_DECODE_VECTOR_H_
+#define KLA_BACKEND_CUDA_DECODE_VECTOR_H_
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "kla/backend/cuda/decode_block.h"
+#include "kla/core/scalar.h"
+
+namespace kla::device {
+
+// Elements in 16 bytes.
+template <class T>
+inline constexpr int kVectorLength = 16 / static_cast<int>(sizeof(T));
+
+struct alignas(16) Words {
+  std::uint32_t word[4];
+};
+
+KLA_BLOCK_FUNCTION Words LoadWords(const void* from) {
+#if defined(__CUDACC__)
+  const uint4 words = *static_cast<const uint4*>(from);
+  return {words.x, words.y, words.z, words.w};
+#else
+  Words words;
+  std::memcpy(&words, __builtin_assume_aligned(from, 16), 16);
+  return words;
+#endif
+}
+
+KLA_BLOCK_FUNCTION void StoreWords(const Words& words, void* to) {
+#if defined(__CUDACC__)
+  *static_cast<uint4*>(to) = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+#else
+  std::memcpy(__builtin_assume_aligned(to, 16), &words, 16);
+#endif
+}
+
+// Two 16-bit elements, the first in the low half of the word.
+template <class T>
+KLA_BLOCK_FUNCTION std::uint32_t PackPair(float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  std::uint32_t word;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  }
+  return word;
+#else
+  return T(first).bits | static_cast<std::uint32_t>(T(second).bits) << 16;
+#endif
+}
+
+template <class T>
+KLA_BLOCK_FUNCTION float UnpackHalf(std::uint32_t bits) {
+  T element;
+  element.bits = static_cast<std::uint16_t>(bits);
+  return static_cast<float>(element);
+}
+
+// kVectorLength<T> elements at a 16-byte aligned address, to and from float.
+template <class T>
+KLA_BLOCK_FUNCTION void LoadVector(const T* from, float* values) {
+  const Words words = LoadWords(from);
+  KLA_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      values[i] = internal::BitCast<float>(words.word[i]);
+    } else {
+      values[2 * i] = UnpackHalf<T>(words.word[i] & 0xffffu);
+      values[2 * i + 1] = UnpackHalf<T>(words.word[i] >> 16);
+    }
+  }
+}
+
+template <class T>
+KLA_BLOCK_FUNCTION void StoreVector(const float* values, T* to) {
+  Words words;
+  KLA_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      words.word[i] = internal::BitCast<std::uint32_t>(values[i]);
+    } else {
+      words.word[i] = PackPair<T>(values[2 * i], values[2 * i + 1]);
+    }
+  }
+  StoreWords(words, to);
+}
+
+}  // namespace kla::device
+
+#endif  // KLA_BACKEND_CUDA_DECODE_VECTOR_H_

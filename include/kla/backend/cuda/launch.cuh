@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/cuda: runs a kernel body (block.h) on a stream. Every launch is checked here.
+#ifndef KLA_BACKEND_CUDA_LAUNCH_CUH_
+#define KLA_BACKEND_CUDA_LAUNCH_CUH_
+
+#include <cuda_runtime.h>
+
+#include <limits>
+#include <string>
+
+#include "kla/backend/cuda/decode_block.h"
+#include "kla/backend/cuda/status.cuh"
+#include "kla/core/check.h"
+#include "kla/core/scalar.h"
+
+namespace kla::device {
+
+// One thread block of a body: Body is a trivially copyable function object with
+//   static constexpr int kThreads;   struct Shared;
+//   template <class Block> void operator()(const Block&, Shared&, std::uint32_t block_index) const;
+template <class Body>
+__global__ void __launch_bounds__(Body::kThreads, Body::kBlocksPerSm)
+    RunBody(const __grid_constant__ Body body) {
+  __shared__ typename Body::Shared shared;
+  body(DeviceBlock<Body::kThreads>{}, shared, blockIdx.x);
+}
+
+// Queues `blocks` blocks. The stream's device must be the current one.
+class DeviceLauncher {
+ public:
+  explicit DeviceLauncher(cudaStream_t stream) : stream_(stream) {}
+
+  template <class Body>
+  void Launch(const char* step, const Body& body, Index blocks) const {
+    if (blocks == 0) return;
+    KLA_CHECK(blocks <= std::numeric_limits<std::int32_t>::max(), step, "sizes",
+              "at most 2^31 - 1 thread blocks; cut the batch", std::to_string(blocks));
+    void* arguments[] = {const_cast<Body*>(&body)};
+    CheckCuda(cudaLaunchKernel(reinterpret_cast<const void*>(&RunBody<Body>),
+                               dim3(static_cast<unsigned>(blocks)), dim3(Body::kThreads), arguments,
+                               0, stream_),
+              step);
+  }
+
+  // Multiprocessors of the current device.
+  int Multiprocessors() const {
+    int device = 0, count = 0;
+    CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+    CheckCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+              "cudaDeviceGetAttribute");
+    return count;
+  }
+
+ private:
+  cudaStream_t stream_;
+};
+
+}  // namespace kla::device
+
+#endif  // KLA_BACKEND_CUDA_LAUNCH_CUH_
