@@ -32,7 +32,7 @@ int main() {
   const std::vector<float> eta =
       fill(kTokens * kHeads, [&] { return 1 / (1 + std::exp(-normal(random))); });
 
-  // All at once. Views say which axis is which; passing v as k would not compile.
+  // All at once. A view is a pointer and the sizes of its axes; strides may follow.
   std::vector<float> chunked(v.size());
   kla::ChunkForward<Backend, Head>({.q = {q.data(), {1, kTokens, kHeads, kKeyDim}},
                                     .k = {k.data(), {1, kTokens, kHeads, kKeyDim}},
@@ -46,14 +46,13 @@ int main() {
   kla::DecodeState<Backend, Head> state(/*slots=*/1, kHeads);
   for (kla::Index t = 0; t < kTokens; ++t) {
     const kla::Index key = t * kHeads * kKeyDim, value = t * kHeads * kValueDim, gate = t * kHeads;
-    kla::DecodeStep<Backend, Head>(
-        kla::DecodeStepArgs<float>{.q = {q.data() + key, {1, 1, kHeads, kKeyDim}},
-                                   .k = {k.data() + key, {1, 1, kHeads, kKeyDim}},
-                                   .v = {v.data() + value, {1, 1, kHeads, kValueDim}},
-                                   .g = {g.data() + gate, {1, 1, kHeads}},
-                                   .eta = {eta.data() + gate, {1, 1, kHeads}},
-                                   .o = {recurrent.data() + value, {1, 1, kHeads, kValueDim}}},
-        state);
+    kla::DecodeStep<Backend, Head>({.q = {q.data() + key, {1, 1, kHeads, kKeyDim}},
+                                    .k = {k.data() + key, {1, 1, kHeads, kKeyDim}},
+                                    .v = {v.data() + value, {1, 1, kHeads, kValueDim}},
+                                    .g = {g.data() + gate, {1, 1, kHeads}},
+                                    .eta = {eta.data() + gate, {1, 1, kHeads}},
+                                    .o = {recurrent.data() + value, {1, 1, kHeads, kValueDim}}},
+                                   state);
   }
 
   double difference = 0, size = 0;
