@@ -27,14 +27,14 @@ struct Outputs {
 };
 
 // Each element is a sum of at most T (K + V) products, summed in another order: the worst case is
-// that many roundings of the largest element; random signs leave the square root of it, times 8.
+// that many roundings of the largest element; random signs leave about its square root; twice that.
 bool Agree(const char* name, const std::vector<float>& given, const std::vector<double>& expected) {
   double largest = 0, error = 0;
   for (std::size_t i = 0; i < given.size(); ++i) {
     largest = std::max(largest, std::abs(expected[i]));
     error = std::max(error, std::abs(given[i] - expected[i]));
   }
-  const double bound = 8 * std::sqrt(kTokens * (kKey + kValue)) * 0x1p-24 * largest;
+  const double bound = 2 * std::sqrt(kTokens * (kKey + kValue)) * 0x1p-24 * largest;
   const bool agree = error <= bound && largest > 0;
   std::printf("  %-8s error %.1e, bound %.1e%s\n", name, error, bound, agree ? "" : "  FAILED");
   return agree;
