@@ -14,7 +14,7 @@
 namespace kla::test {
 namespace {
 
-using Layer = KlaLayer<Reference, Shape<16, 24>>;
+using Layer = KlaLayer<Simd, Shape<16, 24>>;
 using Model = ModelView<float>;
 
 void ExpectMessage(const std::function<void()>& call, const std::string& expected) {

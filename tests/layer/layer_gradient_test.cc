@@ -40,12 +40,14 @@ template <class C>
 class LayerAutoDiffTest : public ::testing::Test {};
 
 using K3V2 = Shape<3, 2>;
-using AutoDiffConfigs = ::testing::Types<LayerConfig<Reference, double, K3V2, Kla>,
-                                         LayerConfig<Reference, double, K3V2, RelaxedKaczmarz>,
-                                         LayerConfig<Reference, double, K3V2, Kaczmarz>,
-                                         LayerConfig<Reference, double, K3V2, Gdn>,
-                                         LayerConfig<Reference, double, K3V2, Longhorn>,
-                                         LayerConfig<Reference, double, K3V2, PlainDelta>>;
+using AutoDiffConfigs =
+    ::testing::Types<LayerConfig<Reference, double, K3V2, Kla>,
+                     LayerConfig<Reference, double, K3V2, RelaxedKaczmarz>,
+                     LayerConfig<Reference, double, K3V2, Kaczmarz>,
+                     LayerConfig<Reference, double, K3V2, Gdn>,
+                     LayerConfig<Reference, double, K3V2, Longhorn>,
+                     LayerConfig<Reference, double, K3V2, PlainDelta>,
+                     LayerConfig<Simd, double, K3V2, Kla>, LayerConfig<Simd, double, K3V2, Gdn>>;
 TYPED_TEST_SUITE(LayerAutoDiffTest, AutoDiffConfigs, LayerConfigName);
 
 TYPED_TEST(LayerAutoDiffTest, EveryGradient) {
@@ -201,7 +203,8 @@ class LayerGradientTest : public ::testing::Test {
 
 using GradientConfigs = ::testing::Types<LayerConfig<Reference, double, Shape<6, 10>>,
                                          LayerConfig<Reference, double, DynamicShape, Longhorn>,
-                                         LayerConfig<Reference, double, Shape<6, 10>, Gdn>>;
+                                         LayerConfig<Reference, double, Shape<6, 10>, Gdn>,
+                                         LayerConfig<Simd, double, Shape<6, 10>>>;
 TYPED_TEST_SUITE(LayerGradientTest, GradientConfigs, LayerConfigName);
 
 TYPED_TEST(LayerGradientTest, Batches) {

@@ -66,11 +66,11 @@ TEST(LayerThreadsTest, SameBitsReference) {
   ExpectSameBits<KlaLayer<Reference, Shape<8, 12>>>({.model_dim = 96, .num_heads = 12}, 2, 150);
 }
 TEST(LayerThreadsTest, SameBitsSimd) {
-  ExpectSameBits<KlaLayer<Reference, Shape<48, 96>>>({.model_dim = 256, .num_heads = 4}, 2, 150);
+  ExpectSameBits<KlaLayer<Simd, Shape<48, 96>>>({.model_dim = 256, .num_heads = 4}, 2, 150);
 }
 
 TEST(LayerThreadsTest, ReusedWorkspaceNeitherGrowsNorMatters) {
-  using Layer = KlaLayer<Reference, Shape<16, 24>>;
+  using Layer = KlaLayer<Simd, Shape<16, 24>>;
   const auto layer = MakeLayer<Layer>({.model_dim = 40, .num_heads = 3});
   LayerWorkspace<float> fresh, reused;
   const Outcome expected = TrainAndStep(layer, 2, 70, Serial{}, fresh);
@@ -93,7 +93,7 @@ TEST(LayerThreadsTest, ReusedWorkspaceNeitherGrowsNorMatters) {
 }
 
 TEST(LayerThreadsTest, InferenceKeepsLess) {
-  using Layer = KlaLayer<Reference, Shape<16, 24>>;
+  using Layer = KlaLayer<Simd, Shape<16, 24>>;
   const auto layer = MakeLayer<Layer>({.model_dim = 40, .num_heads = 3});
   const auto x = RandomModel<float>(2, 200, 40);
   LayerWorkspace<float> training, inference;

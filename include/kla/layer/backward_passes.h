@@ -92,7 +92,8 @@ class BackwardPasses {
     const auto conv = arrays_.Conv();
     const auto gates = arrays_.Gates();
     b_.tokens.ForEachBlock(executor, [&](Index block, Index begin, Index end) {
-      conv.BackwardActivation(begin, end, b_.d_mixed.data());
+      conv.Backward(begin, end, b_.d_mixed.data(), b_.d_projected.data(), b_.projected_stride,
+                    arrays_.SmallPart(gradients, block, gradients.conv_weight()));
       T* d_a_log = arrays_.SmallPart(gradients, block, gradients.a_log());
       T* d_dt_bias = arrays_.SmallPart(gradients, block, gradients.dt_bias());
       T* d_step_bias = arrays_.SmallPart(gradients, block, gradients.step_bias());
@@ -104,12 +105,6 @@ class BackwardPasses {
                        d_projected + sizes_.decay_column(), d_projected + sizes_.step_column(),
                        d_a_log, d_dt_bias, d_step_bias);
       }
-    });
-    // A row's gradient needs the three rows behind it, of the next block perhaps: a loop of its
-    // own.
-    b_.tokens.ForEachBlock(executor, [&](Index block, Index begin, Index end) {
-      conv.BackwardFilter(begin, end, b_.d_mixed.data(), b_.d_projected.data(), b_.projected_stride,
-                          arrays_.SmallPart(gradients, block, gradients.conv_weight()));
     });
   }
 

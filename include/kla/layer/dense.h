@@ -9,6 +9,7 @@
 
 #include "kla/core/concepts.h"
 #include "kla/core/scalar.h"
+#include "kla/layer/few_rows.h"
 
 namespace kla::internal {
 
@@ -28,15 +29,23 @@ struct MatrixRef {
 enum class Operand { kAsIs, kTransposed };
 enum class Result { kOverwrite, kAccumulate };
 
-// The result is cut into tiles of this size, one task each. The cut depends on sizes alone, so that
-// results have the same bits for every executor; a tile is large enough for the copies that Eigen
-// makes of its operands to be a small part of the work (2 % at depth 1536).
-inline constexpr Index kTileRows = 256;
-inline constexpr Index kTileColumns = 512;
-// Up to so many rows the product is bound by reading B once, and matrix-vector products do it
-// without copying B first. A tile of B then stays in the second-level cache for all rows.
-inline constexpr Index kFewRows = 8;
-inline constexpr Index kFewRowsTileColumns = 64;
+// The result is cut into tiles, one task each. The cut depends on sizes alone, so that results have
+// the same bits for every executor. Tiles are large, so that the copies that Eigen makes of its
+// operands are a small part of the work, but shorter where there would be few of them.
+struct Tiling {
+  Index rows, columns;
+};
+inline Tiling TilingOf(Index rows, Index columns, bool few_rows) {
+  constexpr Index kColumns = 256, kMostRows = 512, kLeastRows = 128, kEnoughTiles = 8;
+  // So many rows of the weight stay in the second-level cache.
+  if (few_rows) return {kFewRows, 64};
+  const Index across = (columns + kColumns - 1) / kColumns;
+  Index tile_rows = kMostRows;
+  while (tile_rows > kLeastRows && (rows + tile_rows - 1) / tile_rows * across < kEnoughTiles) {
+    tile_rows /= 2;
+  }
+  return {tile_rows, kColumns};
+}
 
 // C += A B on one tile, [m, n] += [m, k] [k, n].
 template <Operand kA, Operand kB, class T>
@@ -72,36 +81,28 @@ void Multiply(const MatrixRef<const std::type_identity_t<T>>& a,
               const MatrixRef<const std::type_identity_t<T>>& b, const MatrixRef<T>& c,
               Result result, const Exec& executor) {
   const Index depth = kA == Operand::kAsIs ? a.columns : a.rows;
-  const bool few_rows = std::is_floating_point_v<T> && kA == Operand::kAsIs &&
-                        kB == Operand::kTransposed && c.rows <= kFewRows;
-  const Index tile_rows = few_rows ? kFewRows : kTileRows;
-  const Index tile_columns = few_rows ? kFewRowsTileColumns : kTileColumns;
-  const Index across = (c.columns + tile_columns - 1) / tile_columns;
-  const Index down = (c.rows + tile_rows - 1) / tile_rows;
+  constexpr bool kFewRowsApply =
+      std::is_floating_point_v<T> && kA == Operand::kAsIs && kB == Operand::kTransposed;
+  const bool few_rows = kFewRowsApply && c.rows <= kFewRows && result == Result::kOverwrite;
+  const Tiling tile_size = TilingOf(c.rows, c.columns, few_rows);
+  const Index across = (c.columns + tile_size.columns - 1) / tile_size.columns;
+  const Index down = (c.rows + tile_size.rows - 1) / tile_size.rows;
   executor.ParallelFor(down * across, [&](Index tile) {
-    const Index row = tile / across * tile_rows, column = tile % across * tile_columns;
-    const Index m = std::min(tile_rows, c.rows - row),
-                n = std::min(tile_columns, c.columns - column);
+    const Index row = tile / across * tile_size.rows, column = tile % across * tile_size.columns;
+    const Index m = std::min(tile_size.rows, c.rows - row);
+    const Index n = std::min(tile_size.columns, c.columns - column);
     const T* a_tile = a.data + (kA == Operand::kAsIs ? row * a.stride : row);
     const T* b_tile = b.data + (kB == Operand::kAsIs ? column : column * b.stride);
     T* c_tile = c.data + row * c.stride + column;
+    if constexpr (kFewRowsApply) {
+      if (few_rows) {
+        return MultiplyFewRows(m, n, depth, a_tile, a.stride, b_tile, b.stride, c_tile, c.stride);
+      }
+    }
     if (result == Result::kOverwrite) {
       for (Index i = 0; i < m; ++i) std::fill_n(c_tile + i * c.stride, n, T(0));
     }
     if (depth == 0) return;
-    if constexpr (std::is_floating_point_v<T>) {
-      if (few_rows) {
-        using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-        using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
-        const Eigen::Map<const Rows, 0, Eigen::OuterStride<>> weight(
-            b_tile, n, depth, Eigen::OuterStride<>(b.stride));
-        for (Index i = 0; i < m; ++i) {
-          Eigen::Map<Vector>(c_tile + i * c.stride, n).noalias() +=
-              weight * Eigen::Map<const Vector>(a_tile + i * a.stride, depth);
-        }
-        return;
-      }
-    }
     MultiplyTile<kA, kB>(m, n, depth, a_tile, a.stride, b_tile, b.stride, c_tile, c.stride);
   });
 }

@@ -42,7 +42,7 @@ class ShortConv {
 
   // y of rows [begin, end), [rows, channels] contiguous.
   void Forward(Index begin, Index end, T* y) const {
-    ForEachStrip([&](Index first, Index width) {
+    ForEachStrip(kForwardStrip, [&](Index first, Index width) {
       for (Index row = begin; row < end; ++row) {
         auto out = AsArray(y + row * channels_ + first, width);
         out = Filtered(InputsOf(row, first), first, width);
@@ -51,44 +51,44 @@ class ShortConv {
     });
   }
 
-  // dy becomes dp in rows [begin, end), [rows, channels] contiguous.
-  void BackwardActivation(Index begin, Index end, T* dy) const {
-    ForEachStrip([&](Index first, Index width) {
-      alignas(64) std::array<T, kStrip> p_storage, s_storage;
+  // From dy, [rows, channels] contiguous: dx of rows [begin, end), with dx_stride elements from row
+  // to row, and their part of the weight's gradient, [channels, 1, kConvWidth]. Reads the kPast
+  // rows of dy behind them as well.
+  void Backward(Index begin, Index end, const T* dy, T* dx, Index dx_stride, T* d_weight) const {
+    using Strip = std::array<T, kBackwardStrip>;
+    ForEachStrip(kBackwardStrip, [&](Index first, Index width) {
+      alignas(64) Strip p_storage, s_storage, zeros;
+      alignas(64) std::array<Strip, kConvWidth> dw;
+      alignas(64) std::array<Strip, kConvWidth> dp;  // of row r in dp[r % kConvWidth]
       auto p = AsArray(p_storage.data(), width), s = AsArray(s_storage.data(), width);
-      for (Index row = begin; row < end; ++row) {
+      AsArray(zeros.data(), width).setZero();
+      for (Strip& tap : dw) AsArray(tap.data(), width).setZero();
+      const auto strip_of = [&](Index row) {
+        return dp[static_cast<std::size_t>(row % kConvWidth)].data();
+      };
+      const auto set_dp = [&](Index row) {
         p = Filtered(InputsOf(row, first), first, width);
         s = Sigmoid(p);
-        AsArray(dy + row * channels_ + first, width) *= s * (T(1) + p * (T(1) - s));
-      }
-    });
-  }
-
-  // From dp: dx of rows [begin, end), with dx_stride elements from row to row, and their part of
-  // the weight's gradient, [channels, 1, kConvWidth].
-  void BackwardFilter(Index begin, Index end, const T* dp, T* dx, Index dx_stride,
-                      T* d_weight) const {
-    ForEachStrip([&](Index first, Index width) {
-      alignas(64) std::array<std::array<T, kStrip>, kConvWidth> dw;
-      for (auto& tap : dw) AsArray(tap.data(), width).setZero();
+        AsArray(strip_of(row), width) =
+            AsArray(dy + row * channels_ + first, width) * s * (T(1) + p * (T(1) - s));
+      };
+      for (Index row = begin; row < std::min(begin + kPast, tokens_.rows); ++row) set_dp(row);
       for (Index row = begin; row < end; ++row) {
-        const T* dp_row = dp + row * channels_ + first;
-        const Index later = tokens_.EndOf(row) - row;  // rows of the sequence from this one on
-        auto out = AsArray(dx + row * dx_stride + first, width);
-        const auto x = InputsOf(row, first);
-        out = Tap(kPast, first, width) * AsArray(dp_row, width);
-        for (Index j = 0; j < kConvWidth; ++j) {
-          AsArray(dw[static_cast<std::size_t>(j)].data(), width) +=
-              AsArray(dp_row, width) * AsArray(x[static_cast<std::size_t>(j)], width);
-          const Index ahead = kPast - j;
-          if (ahead == 0 || ahead >= later) continue;
-          out += Tap(j, first, width) * AsArray(dp_row + ahead * channels_, width);
+        if (row + kPast < tokens_.rows) set_dp(row + kPast);
+        const Index end_of_sequence = tokens_.EndOf(row);
+        const Inputs x = InputsOf(row, first);
+        Inputs later;  // dp_{t+3}, dp_{t+2}, dp_{t+1}, dp_t: what meets taps 0 to 3
+        for (std::size_t j = 0; j < kConvWidth; ++j) {
+          AsArray(dw[j].data(), width) += AsArray(strip_of(row), width) * AsArray(x[j], width);
+          const Index at = row + kPast - static_cast<Index>(j);
+          later[j] = at < end_of_sequence ? strip_of(at) : zeros.data();
         }
+        AsArray(dx + row * dx_stride + first, width) = Filtered(later, first, width);
       }
       for (Index c = 0; c < width; ++c) {
-        for (Index j = 0; j < kConvWidth; ++j) {
-          d_weight[(first + c) * kConvWidth + j] =
-              dw[static_cast<std::size_t>(j)][static_cast<std::size_t>(c)];
+        for (std::size_t j = 0; j < kConvWidth; ++j) {
+          d_weight[(first + c) * kConvWidth + static_cast<Index>(j)] =
+              dw[j][static_cast<std::size_t>(c)];
         }
       }
     });
@@ -109,12 +109,12 @@ class ShortConv {
 
  private:
   // Channels at a time, so that the rows and taps in use stay in the first-level cache.
-  static constexpr Index kStrip = 512;
+  static constexpr Index kForwardStrip = 1024, kBackwardStrip = 512;
   using Inputs = std::array<const T*, kConvWidth>;
 
   template <class F>
-  void ForEachStrip(const F& f) const {
-    for (Index c = 0; c < channels_; c += kStrip) f(c, std::min(kStrip, channels_ - c));
+  void ForEachStrip(Index strip, const F& f) const {
+    for (Index c = 0; c < channels_; c += strip) f(c, std::min(strip, channels_ - c));
   }
 
   // Where x_{t-3} ... x_t of a row lie, from channel `first` on.
