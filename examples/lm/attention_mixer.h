@@ -47,8 +47,10 @@ class AttentionMixer {
     Matrix<T> projected;        // scratch of Step [batch, 3D]
     Matrix<T> attended;         // scratch of Step [batch, D]
     ColumnVector<T> scores;     // scratch of Step [length]
+    RotaryTable<T> rotary;      // of the position of Step
   };
   struct Workspace {
+    RotaryTable<T> rotary;
     Matrix<T> projected;                          // [q | k | v], q and k rotated [rows, 3D]
     Matrix<T> attended;                           // o [rows, D]
     Matrix<T> log_sum;                            // L [rows, heads]
@@ -86,9 +88,10 @@ class AttentionMixer {
     w.log_sum.resize(x.rows(), config_.num_heads);
     const std::int64_t past = state ? state->length : 0;
     if (state) Reserve(*state, window.batch, past + window.time);
+    PrepareRotary(w.rotary, past, window.time);
     for (std::int64_t b = 0; b < window.batch; ++b) {
       for (std::int64_t t = 0; t < window.time; ++t) {
-        RotateToken(w.projected, b * window.time + t, past + t, +1);
+        RotateToken(w.rotary, w.projected, b * window.time + t, t, +1);
       }
       for (std::int64_t h = 0; h < config_.num_heads; ++h) {
         w.query = HeadOf(w.projected, 0, b, h, window);
@@ -118,7 +121,7 @@ class AttentionMixer {
     for (std::int64_t b = 0; b < window.batch; ++b) {
       for (std::int64_t h = 0; h < config_.num_heads; ++h) BackwardHead(b, h, window, w);
       for (std::int64_t t = 0; t < window.time; ++t) {
-        RotateToken(w.d_projected, b * window.time + t, t, -1);
+        RotateToken(w.rotary, w.d_projected, b * window.time + t, t, -1);
       }
     }
     gradient.input_.noalias() += w.d_projected.transpose() * x;
@@ -139,9 +142,10 @@ class AttentionMixer {
     state.projected.resize(batch, 3 * model_dim());
     state.projected.noalias() = x * input_.transpose();
     state.attended.resize(batch, model_dim());
+    PrepareRotary(state.rotary, position, 1);
     const Window one{.batch = batch, .time = 1};
     for (std::int64_t b = 0; b < batch; ++b) {
-      RotateToken(state.projected, b, position, +1);
+      RotateToken(state.rotary, state.projected, b, 0, +1);
       for (std::int64_t h = 0; h < config_.num_heads; ++h) {
         Cache& cache = state.caches[static_cast<std::size_t>(b * config_.num_heads + h)];
         cache.keys.row(position) = HeadOf(state.projected, 1, b, h, one);
@@ -202,11 +206,15 @@ class AttentionMixer {
                         head_dim());
   }
 
-  void RotateToken(Matrix<T>& packed, Eigen::Index row, std::int64_t position, int sign) const {
+  void PrepareRotary(RotaryTable<T>& table, std::int64_t first, std::int64_t count) const {
+    if (config_.rotary_base > 0.0) table.Prepare(first, count, head_dim(), config_.rotary_base);
+  }
+
+  // Queries and keys of one row, token t of the table.
+  void RotateToken(const RotaryTable<T>& table, Matrix<T>& packed, Eigen::Index row, std::int64_t t,
+                   int direction) const {
     if (config_.rotary_base <= 0.0) return;
-    T* query_and_key = packed.data() + row * packed.cols();
-    RotateHeads(query_and_key, 2 * config_.num_heads, head_dim(), position, config_.rotary_base,
-                sign);
+    table.Rotate(packed.data() + row * packed.cols(), 2 * config_.num_heads, t, direction);
   }
 
   // Queries past .. past + time − 1 against keys 0 .. past + time − 1.

@@ -176,7 +176,8 @@ void AddSampleOptions(CLI::App* app, SampleOptions& sample) {
 }
 
 void AddTrainOptions(CLI::App* app, TrainCommand& command) {
-  app->option_defaults()->always_capture_default();
+  app->option_defaults()->always_capture_default()->multi_option_policy(
+      CLI::MultiOptionPolicy::TakeLast);
   lm::Settings& s = command.settings;
   app->add_option("--text", command.text, "text file or folder; split by file");
   app->add_option("--out", command.out, "folder for model, run and result");

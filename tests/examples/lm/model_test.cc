@@ -16,9 +16,10 @@
 #include "examples/lm/checkpoint.h"
 #include "examples/lm/evaluate.h"
 #include "examples/lm/generate.h"
+#include "examples/lm/kla_mixer.h"
 #include "examples/lm/language_model.h"
 #include "examples/lm/train.h"
-#include "kla/core/executor.h"
+#include "kla/kla.h"
 #include "tests/examples/lm/gradient_check.h"
 #include "tests/examples/lm/scratch_folder.h"
 
@@ -47,6 +48,15 @@ LanguageModel<AttentionMixer<T>> SmallModel(AttentionMixer<T>*) {
                                            .mixer = {.num_heads = 2}});
 }
 
+template <class Backend, class Shape, class StepSize, class T>
+auto SmallModel(KlaMixer<Backend, Shape, StepSize, T>*) {
+  return LanguageModel<KlaMixer<Backend, Shape, StepSize, T>>({.vocabulary = 256,
+                                                               .model_dim = 8,
+                                                               .layers = 2,
+                                                               .hidden_dim = 12,
+                                                               .mixer = {.num_heads = 2}});
+}
+
 template <class M>
 auto SmallModel() {
   return SmallModel(static_cast<M*>(nullptr));
@@ -61,7 +71,9 @@ std::vector<std::int32_t> RandomTokens(std::int64_t count, std::mt19937_64& rand
 
 template <class M>
 class ModelGradientTest : public ::testing::Test {};
-using DoubleMixers = ::testing::Types<AttentionMixer<double>>;
+using DoubleMixers = ::testing::Types<KlaMixer<kla::Reference, kla::Shape<4, 8>, kla::Kla, double>,
+                                      KlaMixer<kla::Reference, kla::Shape<4, 8>, kla::Gdn, double>,
+                                      AttentionMixer<double>>;
 TYPED_TEST_SUITE(ModelGradientTest, DoubleMixers);
 
 TYPED_TEST(ModelGradientTest, MatchesFiniteDifferences) {
@@ -162,7 +174,9 @@ class ModelRunTest : public ::testing::Test {
   TextCorpus corpus_;
   ScratchFolder folder_;
 };
-using FloatMixers = ::testing::Types<AttentionMixer<float>>;
+using FloatMixers =
+    ::testing::Types<KlaMixer<kla::DefaultBackend, kla::Shape<4, 8>, kla::Kla, float>,
+                     AttentionMixer<float>>;
 TYPED_TEST_SUITE(ModelRunTest, FloatMixers);
 
 TYPED_TEST(ModelRunTest, ThreadsDoNotChangeABit) {
