@@ -6,6 +6,7 @@
 
 #include "kla/backend/cuda/cuda.h"
 #include "kla/backend/cuda/decode_step.cuh"
+#include "kla/backend/cuda/layer_step.cuh"
 #include "kla/core/dispatch.h"
 #include "kla/core/shape.h"
 #include "kla/core/view.h"

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
-#include "kla/kla.h"
+#include "support/kla.h"
 
 namespace kla::test {
 

@@ -3,10 +3,10 @@
 #ifndef KLA_TESTS_SUPPORT_RUN_H_
 #define KLA_TESTS_SUPPORT_RUN_H_
 
-#include "kla/kla.h"
 #include "support/array.h"
 #include "support/cases.h"
 #include "support/configs.h"
+#include "support/kla.h"
 
 namespace kla::test {
 

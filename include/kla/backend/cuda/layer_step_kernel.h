@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/cuda: the body of LayerStep: all of a layer between its two projections, for one token.
+#ifndef KLA_BACKEND_CUDA_LAYER_STEP_KERNEL_H_
+#define KLA_BACKEND_CUDA_LAYER_STEP_KERNEL_H_
+
+#include <cmath>
+#include <cstdint>
+
+#include "kla/backend/cuda/decode_block.h"
+#include "kla/backend/cuda/decode_pool.h"
+#include "kla/backend/cuda/decode_tile.h"
+#include "kla/core/scalar.h"
+#include "kla/math/decay.h"
+#include "kla/math/unit_key.h"
+
+namespace kla::device {
+
+// Rows of the convolution's window: a ring, so that a step writes one row and moves none.
+inline constexpr int kWindowRows = 4;
+
+// The arguments of LayerStep, device pointers; columns as in kla::LayerStepArgs.
+template <class T>
+struct LayerStepInputs {
+  const T* projected;  // [N, 2 H K + 2 HV V + 2 HV] rows of `projected_stride`
+  T* o;                // [N, HV V] rows of `o_stride`
+  Index projected_stride, o_stride;
+  const float* conv;  // [2 H K + HV V, 4]
+  const float* a_log;
+  const float* dt_bias;
+  const float* step_bias;
+  const float* norm;        // [V]
+  T* windows;               // [slots, kWindowRows, 2 H K + HV V]
+  std::int32_t* positions;  // [slots, HV] tokens so far: the ring's place
+  std::int32_t key_heads;
+  bool tiled;
+  float scale, norm_epsilon;
+  double epsilon;
+};
+
+KLA_BLOCK_FUNCTION float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+
+// log(1 + exp(x)), without overflow.
+KLA_BLOCK_FUNCTION float Softplus(float x) {
+  return (x > 0.0f ? x : 0.0f) + std::log1p(std::exp(x > 0.0f ? -x : x));
+}
+
+// One token of one sequence and value head:
+//   q, k, v = SiLU(c * x)                     the causal convolution over four tokens
+//   g = -exp(A_log) softplus(a + dt_bias)     eta = sigmoid(b + bias)
+//   S <- exp(g) S + b~ k~ (v~ - exp(g) S^T k~)^T,   o = scale S^T q^     (math/unit_key.h)
+//   z = o (mean(o^2) + eps)^(-1/2) w SiLU(u)  u the output gate
+// A head is one thread block, since the norm sums over V; the state is in flight while the
+// convolution and the norms run. Key channels that several value heads read are convolved by each;
+// the first of them keeps the window.
+// Bytes: 2 KV of state; the rest is less than a tenth at K = 96, V = 192.
+template <class StepSize, Index kKeyDim, Index kValueDim, class Sequences, class T, class State>
+struct LayerStepBody {
+  using Tiling = ColumnTiling<kKeyDim, State>;
+  static constexpr int kKey = static_cast<int>(kKeyDim), kValue = static_cast<int>(kValueDim);
+  static constexpr int kThreads = 512;
+  static constexpr int kBlocksPerSm = 1;
+  static constexpr int kGroups = kThreads / Tiling::kLanes;
+  static constexpr int kNeeded = (kValue + kGroups - 1) / kGroups;
+  static constexpr int kColumns = kNeeded < 4 ? kNeeded : 4;  // of each group at a time
+  static constexpr int kPassColumns = kGroups * kColumns;
+  static constexpr int kPasses = (kValue + kPassColumns - 1) / kPassColumns;
+  using Tile = StateTile<Tiling, kColumns, State>;
+  static_assert(kColumns <= Tiling::kLanes, "kla: each lane writes at most one column of o");
+
+  struct Shared {
+    alignas(16) float q[Tiling::kPaddedKey];
+    alignas(16) float k[Tiling::kPaddedKey];
+    float v[kValue], o[kValue];
+    float g, eta, decay, step, value_scale, query_key;
+  };
+
+  LayerStepInputs<T> in;
+  PoolView<State> pool;
+  Sequences sequences;
+
+  template <class Block>
+  KLA_BLOCK_FUNCTION void operator()(const Block& block, Shared& shared,
+                                     std::uint32_t index) const {
+    const auto heads = static_cast<std::uint32_t>(pool.value_heads);
+    const std::uint32_t n = index / heads;
+    const auto head = static_cast<int>(index % heads);
+    const SequenceEntry at = sequences.At(n);
+    if (at.slot < 0 || at.slot >= pool.slots) return;
+    const T* row = in.projected + (sequences.first + n) * in.projected_stride;
+    T* out = in.o + (sequences.first + n) * in.o_stride + Index{head} * kValue;
+    const Index pool_head = pool.HeadAt(at.slot, head);
+    State* state = pool.states + pool_head * kValue * Tiling::kPaddedKey;
+
+    auto tile = block.template MakePrivate<Tile>();
+    LoadTile(block, state, 0, tile);
+    const std::int32_t position = in.positions[pool_head];
+    Convolve(block, row, at.slot, head, position, shared);
+    block.ForEachThread([&](int thread) {
+      if (thread == 0) Gates(row, head, shared);
+      for (int key = kKey + thread; key < Tiling::kPaddedKey; key += kThreads) {
+        shared.q[key] = shared.k[key] = 0.0f;
+      }
+    });
+    block.Barrier();  // also: every thread has read the position
+    Normalize(block, shared);
+    block.Barrier();
+    KLA_NO_UNROLL
+    for (int pass = 0; pass < kPasses; ++pass) {
+      if (pass > 0) LoadTile(block, state, pass * kPassColumns, tile);
+      Recur(block, state, pass * kPassColumns, shared, tile);
+    }
+    block.Barrier();
+    GateOutput(block, row, head, shared, out);
+    block.ForEachThread([&](int thread) {
+      if (thread == 0) in.positions[pool_head] = (position + 1) % kWindowRows;
+    });
+  }
+
+ private:
+  KLA_HOST_DEVICE Index KeyWidth() const { return Index{in.key_heads} * kKey; }
+  KLA_HOST_DEVICE Index ConvChannels() const {
+    return 2 * KeyWidth() + Index{pool.value_heads} * kValue;
+  }
+
+  template <class Block, class Tiles>
+  KLA_BLOCK_FUNCTION void LoadTile(const Block& block, const State* state, int first,
+                                   Tiles& tile) const {
+    block.ForEachThread([&](int thread) {
+      tile[thread].Load(state, first + thread / Tiling::kLanes * kColumns, kValue,
+                        thread % Tiling::kLanes);
+    });
+  }
+
+  // q, k and v of this head, activated, into shared memory; the token's channels into the window.
+  template <class Block>
+  KLA_BLOCK_FUNCTION void Convolve(const Block& block, const T* row, Index slot, int head,
+                                   int position, Shared& shared) const {
+    const int group = pool.value_heads / in.key_heads;
+    const int key_head = in.tiled ? head % in.key_heads : head / group;
+    const bool keeps_keys = (in.tiled ? head / in.key_heads : head % group) == 0;
+    T* window = in.windows + slot * kWindowRows * ConvChannels();
+    block.ForEachThread([&](int thread) {
+      for (int i = thread; i < 2 * kKey + kValue; i += kThreads) {
+        const bool is_value = i >= 2 * kKey;
+        const Index channel = is_value    ? 2 * KeyWidth() + Index{head} * kValue + (i - 2 * kKey)
+                              : i >= kKey ? KeyWidth() + Index{key_head} * kKey + (i - kKey)
+                                          : Index{key_head} * kKey + i;
+        float taps[4];
+        LoadVector(in.conv + 4 * channel, taps);
+        float sum = taps[3] * static_cast<float>(row[channel]);
+        KLA_UNROLL
+        for (int j = 0; j < 3; ++j) {
+          const int at = (position + 1 + j) % kWindowRows;
+          sum += taps[j] * static_cast<float>(window[at * ConvChannels() + channel]);
+        }
+        if (is_value || keeps_keys) window[position * ConvChannels() + channel] = row[channel];
+        const float y = sum * Sigmoid(sum);
+        float* to = is_value    ? &shared.v[i - 2 * kKey]
+                    : i >= kKey ? &shared.k[i - kKey]
+                                : &shared.q[i];
+        *to = y;
+      }
+    });
+  }
+
+  KLA_BLOCK_FUNCTION void Gates(const T* row, int head, Shared& shared) const {
+    const T* a = row + ConvChannels() + Index{pool.value_heads} * kValue;
+    const auto decay = static_cast<float>(a[head]);
+    const auto step = static_cast<float>(a[pool.value_heads + head]);
+    shared.g = -std::exp(in.a_log[head]) * Softplus(decay + in.dt_bias[head]);
+    shared.eta = Sigmoid(step + in.step_bias[head]);
+  }
+
+  // q^ and k~ in place and the scalars of the token, by the first warp.
+  template <class Block>
+  KLA_BLOCK_FUNCTION void Normalize(const Block& block, Shared& shared) const {
+    auto sums = block.template MakePrivate<Sums<double, 3>>();  // |q|^2, |k|^2, q . k
+    block.ForEachThread([&](int thread) {
+      for (double& sum : sums[thread].value) sum = 0;
+      if (thread >= 32) return;
+      for (int key = thread; key < kKey; key += 32) {
+        const auto q = static_cast<double>(shared.q[key]), k = static_cast<double>(shared.k[key]);
+        sums[thread].value[0] += q * q;
+        sums[thread].value[1] += k * k;
+        sums[thread].value[2] += q * k;
+      }
+    });
+    block.template GroupSum<32>(sums);
+    block.ForEachThread([&](int thread) {
+      if (thread >= 32) return;
+      const double* sum = sums[thread].value;
+      const auto scales = UnitKey<StepSize>(static_cast<double>(shared.eta), sum[1], in.epsilon);
+      const double query = StepSize::kNormalizeQuery ? InverseNorm(sum[0], in.epsilon) : 1.0;
+      for (int key = thread; key < kKey; key += 32) {
+        shared.q[key] = static_cast<float>(query * static_cast<double>(shared.q[key]));
+        shared.k[key] = static_cast<float>(scales.key * static_cast<double>(shared.k[key]));
+      }
+      if (thread == 0) {
+        shared.decay = Decay(shared.g);
+        shared.step = static_cast<float>(scales.step);
+        shared.value_scale = static_cast<float>(scales.value);
+        shared.query_key = static_cast<float>(query * scales.key * sum[2]);
+      }
+    });
+  }
+
+  // The recurrence of columns [first, first + kPassColumns), and their state back to memory.
+  template <class Block, class Tiles>
+  KLA_BLOCK_FUNCTION void Recur(const Block& block, State* state, int first, Shared& shared,
+                                Tiles& tile) const {
+    auto sums = block.template MakePrivate<Sums<float, 2 * kColumns>>();
+    block.ForEachThread([&](int thread) {
+      tile[thread].Recall(shared.k, shared.q, thread % Tiling::kLanes, sums[thread]);
+    });
+    block.template GroupSum<Tiling::kLanes>(sums);
+    block.ForEachThread([&](int thread) {
+      const int lane = thread % Tiling::kLanes;
+      const int column = first + thread / Tiling::kLanes * kColumns;
+      const float* recalled = sums[thread].value;  // S^T k~, then S^T q^
+      float delta[kColumns];
+      KLA_UNROLL
+      for (int c = 0; c < kColumns; ++c) {
+        const float v = column + c < kValue ? shared.v[column + c] : 0.0f;
+        delta[c] = shared.step * (shared.value_scale * v - shared.decay * recalled[c]);
+        const float read =
+            in.scale * (shared.decay * recalled[kColumns + c] + shared.query_key * delta[c]);
+        if (lane == c && column + c < kValue) shared.o[column + c] = read;
+      }
+      tile[thread].Update(shared.decay, shared.k, delta, lane);
+      tile[thread].Store(state, column, kValue, lane);
+    });
+  }
+
+  // Every warp sums o^2 for itself.
+  template <class Block>
+  KLA_BLOCK_FUNCTION void GateOutput(const Block& block, const T* row, int head,
+                                     const Shared& shared, T* out) const {
+    auto sums = block.template MakePrivate<Sums<float, 1>>();
+    block.ForEachThread([&](int thread) {
+      float sum = 0;
+      for (int j = thread % 32; j < kValue; j += 32) sum += shared.o[j] * shared.o[j];
+      sums[thread].value[0] = sum;
+    });
+    block.template GroupSum<32>(sums);
+    const T* gate = row + ConvChannels() + Index{head} * kValue;
+    block.ForEachThread([&](int thread) {
+      const float mean = sums[thread].value[0] / static_cast<float>(kValue);
+      const float r = 1.0f / std::sqrt(mean + in.norm_epsilon);
+      for (int j = thread; j < kValue; j += kThreads) {
+        const auto u = static_cast<float>(gate[j]);
+        out[j] = static_cast<T>(shared.o[j] * r * in.norm[j] * u * Sigmoid(u));
+      }
+    });
+  }
+};
+
+}  // namespace kla::device
+
+#endif  // KLA_BACKEND_CUDA_LAYER_STEP_KERNEL_H_
