@@ -22,8 +22,10 @@ class ChunkForwardTest : public ::testing::Test {
     const OracleResult expected = RunOracle<StepSize>(c, given.tensors);
     const auto actual = RunForward<C, StepSize>(c, given.tensors);
     const double scale = c.scale.value_or(1.0 / std::sqrt(static_cast<double>(C::kKeyDim)));
-    const double errors = kRoundoff<Accumulator<typename C::T>> *
-                          Growth(c.tokens, C::kKeyDim, C::kValueDim) * expected.max_state_norm;
+    using T = typename C::T;
+    const double errors = (kRoundoff<Accumulator<T>> * Growth(c.tokens, C::kKeyDim, C::kValueDim) +
+                           kOperandRoundoff<typename C::Backend, T> * OperandGrowth(c.tokens)) *
+                          expected.max_state_norm;
     ExpectClose("o", actual.o.Values(), expected.o.Values(),
                 errors * scale * expected.max_query_norm / std::sqrt(double(C::kValueDim)),
                 kRoundoff<typename C::T>);
@@ -110,7 +112,10 @@ TYPED_TEST_P(ChunkForwardTest, ChunkStatesAreThoseThatEnterEachChunk) {
   for (Index h = 0; h < 2; ++h) {
     for (Index i = 0; i < TypeParam::kKeyDim; ++i) {
       for (Index j = 0; j < TypeParam::kValueDim; ++j) {
-        const double bound = kRoundoff<R> * Growth(chunk, TypeParam::kKeyDim, TypeParam::kValueDim);
+        const double bound =
+            kRoundoff<R> * Growth(chunk, TypeParam::kKeyDim, TypeParam::kValueDim) +
+            kOperandRoundoff<typename TypeParam::Backend, typename TypeParam::T> *
+                OperandGrowth(chunk);
         EXPECT_NEAR(static_cast<double>(states.view()(1, h, i, j)), expected.view()(0, h, i, j),
                     10 * bound);
         EXPECT_EQ(static_cast<double>(states.view()(2, h, i, j)),

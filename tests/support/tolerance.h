@@ -43,6 +43,16 @@ inline double Growth(Index tokens, Index key_dim, Index value_dim) {
   return (root(key_dim) + root(value_dim) + root(128) + 4.0) * root(std::max<Index>(tokens, 1));
 }
 
+// Backends that round the factors of matrix products to less than Accumulator<T>: to this roundoff.
+template <class Backend, class T>
+constexpr double kOperandRoundoff = 0;
+
+// A product of rounded factors errs by their roundoff of its norm, however long its sums are. About
+// eight factors are rounded on the way through a chunk; chunks add up as a random walk.
+inline double OperandGrowth(Index tokens) {
+  return std::sqrt(8.0 * std::ceil(static_cast<double>(tokens) / 64.0));
+}
+
 struct Deviation {
   double error;      // RMS of actual - expected; infinite where either is not finite
   double reference;  // RMS of expected

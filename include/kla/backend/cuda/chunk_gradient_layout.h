@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/cuda: what a block of ChunkGradients keeps in shared memory.
+#ifndef KLA_BACKEND_CUDA_CHUNK_GRADIENT_LAYOUT_H_
+#define KLA_BACKEND_CUDA_CHUNK_GRADIENT_LAYOUT_H_
+
+#include <type_traits>
+
+#include "kla/backend/cuda/chunk_types.h"
+#include "kla/backend/cuda/chunk_walk.h"
+
+namespace kla::device {
+
+template <class C>
+struct GradientLayout {
+  using E = typename C::E;
+  using Square = typename C::SquareTile;
+  static constexpr int kTerms = C::kTerms, kKeyDim = C::kKeyDim;
+  // Columns of K in one pass over V, and of one group in a pass.
+  static constexpr int kPass = kKeyDim <= 128      ? kKeyDim
+                               : kKeyDim % 64 == 0 ? 128
+                               : kKeyDim % 32 == 0 ? 32
+                                                   : 16;
+  static constexpr int kPart = kPass % 32 == 0 ? kPass / 2 : kPass;
+  static constexpr int kPasses = (kKeyDim + kPass - 1) / kPass;
+  using PassTile = tile::Operand<E, kTerms, kChunkRows, kPass>;
+
+  struct Panels {  // of 64 columns of V
+    alignas(1024) E d_o[Square::kSize];
+    alignas(1024) E values[Square::kSize];
+    alignas(1024) E z[Square::kSize];
+    alignas(1024) E pseudo[Square::kSize];
+    alignas(1024) E states[PassTile::kSize];
+    alignas(1024) E d_states[PassTile::kSize];
+  };
+  struct Squares {
+    alignas(1024) E scores[Square::kSize];    // P
+    alignas(1024) E overlaps[Square::kSize];  // B
+    alignas(1024) E x_keys[Square::kSize];    // X diag(key)
+    alignas(1024) E x_rows[Square::kSize];    // diag(query) X
+    alignas(1024) E m_keys[Square::kSize];    // M diag(key)
+    alignas(1024) E m_rows[Square::kSize];    // diag(b key) M
+  };
+  static constexpr int kPitch = kKeyDim + 4;
+  struct Sums {  // dq~ and dk~ over the value heads
+    alignas(16) float dq[kChunkRows * kPitch];
+    alignas(16) float dk[kChunkRows * kPitch];
+  };
+  struct Rest {
+    alignas(1024) E keys[PassTile::kSize];
+    alignas(1024) E queries[PassTile::kSize];
+    union {
+      Panels panels;
+      Squares squares;
+    };
+    alignas(16) ChunkScalars scalars;
+    ChunkNorms norms;
+    double log_gradient[kChunkRows], norm2_gradient[kChunkRows];
+    float value_dot[kChunkRows];         // <Z, V>
+    float row_sum[2][kChunkRows];        // of Y * P and of dA * B
+    float column_sum[2][4][kChunkRows];  // of Y * P and of dA * b B
+    float dots[3][2][kChunkRows];        // <I_q, Q~>, <F, K~>, <R, K~> by group
+    float scratch[32];
+  };
+  static constexpr bool kSumsInShared = sizeof(Rest) + sizeof(Sums) + 1024 <= kSharedLimit;
+  struct RestAndSums : Rest {
+    Sums sums;
+  };
+  using Shared = std::conditional_t<kSumsInShared, RestAndSums, Rest>;
+};
+
+}  // namespace kla::device
+
+#endif  // KLA_BACKEND_CUDA_CHUNK_GRADIENT_LAYOUT_H_

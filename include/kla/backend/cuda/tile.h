@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/cuda: what the bodies of the chunk kernels are written in. A block of kGroups groups of
+// 128 threads works on tiles of 64 rows; a body says what the block does, never what a thread does.
+//
+//   Block<kGroups>           index(), Barrier(), ForEach(count, f), ForEachRow(f), Groups(f),
+//                            Sum, CumulativeSum, CopyAsync / CommitCopies / WaitCopies<pending>
+//   RegisterTile<N>          [64, N] float, distributed over the threads of one group
+//   RegisterOperand          the same in 16-bit terms: the left factor of a product
+//   Operand (tile_layout.h)  a matrix in shared or device memory: the right factor
+//   Multiply, MultiplyTransposed, InvertUnitLower, LoadOperand, StoreOperand, ForEachElement, ...
+//
+// tile_host.h implements it by loops (the specification); tile_device.cuh by mma.sync, ldmatrix and
+// cp.async. Between a write to shared memory and a read by other threads a body calls Barrier().
+#ifndef KLA_BACKEND_CUDA_TILE_H_
+#define KLA_BACKEND_CUDA_TILE_H_
+
+#if defined(__CUDACC__)
+#include "kla/backend/cuda/tile_device.cuh"
+#else
+#include "kla/backend/cuda/tile_host.h"
+#endif
+
+namespace kla::tile {
+
+struct Identity {
+  KLA_TILE_FUNCTION float operator()(const Place&, float x) const { return x; }
+};
+
+// 8 columns of a row, in terms.
+template <class E, int kTerms, int kHeight, int kWidth>
+KLA_TILE_FUNCTION void StoreTerms(const Operand<E, kTerms, kHeight, kWidth>& tile, int row,
+                                  int column, float (&x)[8]) {
+  KLA_TILE_UNROLL
+  for (int t = 0; t < kTerms; ++t) {
+    E terms[8];
+    float rounded[8];
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      terms[i] = NextTerm<E>(x[i]);
+      rounded[i] = static_cast<float>(terms[i]);
+    }
+    StoreUnit(tile.data + t * tile.kTermSize + tile.Offset(row, column), true, rounded);
+  }
+}
+
+// Rows 0 ... count - 1 of `kValid` columns from `column` on into a tile of 64 columns; zeros
+// elsewhere. Complete after WaitCopies and a barrier.
+template <class T, class E, int kTerms, class B>
+KLA_TILE_FUNCTION void LoadRows(const B& block, const Operand<E, kTerms, kRows, 64>& tile,
+                                const T* first, Index stride, bool aligned, int count,
+                                int columns) {
+  block.ForEach(kRows * 8, [&](int i) {
+    const int row = i / 8, column = i % 8 * 8;
+    const T* from = first + row * stride + column;
+    const bool inside = row < count && column < columns;
+    if constexpr (std::is_same_v<T, E> && kTerms == 1) {
+      if (inside && aligned) {
+        block.CopyUnitAsync(tile.data + tile.Offset(row, column), from);
+        return;
+      }
+    }
+    float x[8] = {};
+    if (inside) LoadUnit(from, aligned, x);
+    StoreTerms(tile, row, column, x);
+  });
+}
+
+// The reverse: rows of `columns` columns, from [64, kPitch] row-major in shared memory.
+template <int kPitch, class T, class B>
+KLA_TILE_FUNCTION void StoreRows(const B& block, const T* tile, T* first, Index stride,
+                                 bool aligned, int count, int columns) {
+  block.ForEach(kRows * 8, [&](int i) {
+    const int row = i / 8, column = i % 8 * 8;
+    if (row >= count || column >= columns) return;
+    CopyUnit(first + row * stride + column, tile + row * kPitch + column, aligned);
+  });
+}
+
+}  // namespace kla::tile
+
+#endif  // KLA_BACKEND_CUDA_TILE_H_

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// tests/backend: the chunk kernels of the backend Cuda, the same bodies, on a CPU.
+#ifndef KLA_TESTS_BACKEND_CUDA_ON_HOST_H_
+#define KLA_TESTS_BACKEND_CUDA_ON_HOST_H_
+
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string_view>
+
+#include "kla/backend/cuda/chunk_plan.h"
+#include "kla/core/kernel.h"
+#include "support/tolerance.h"
+
+namespace kla::test {
+
+// Memory of a device or of a block: aligned as there, every byte set so that what is read before
+// it is written is not a number.
+class PoisonedMemory {
+ public:
+  explicit PoisonedMemory(std::size_t bytes)
+      : data_(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{1024}))) {
+    if (bytes > 0) std::memset(data_.get(), 0xff, bytes);
+  }
+  std::byte* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{1024}); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+};
+
+// Runs the blocks of a kernel as tasks of an executor.
+template <class Executor>
+struct BlocksOnHost {
+  const Executor& executor;
+
+  template <class Body>
+  void Launch(const char* /*step*/, const Body& body, Index blocks) const {
+    executor.ParallelFor(blocks, [&](Index index) {
+      const PoisonedMemory memory(sizeof(typename Body::Shared));
+      auto& shared = *reinterpret_cast<typename Body::Shared*>(memory.data());
+      body(tile::Block<Body::kGroups>(index), shared);
+    });
+  }
+};
+
+// kTerms: 16-bit terms of the operands (tile_layout.h).
+template <int kTerms>
+struct CudaOnHost {
+  static constexpr std::string_view kName = kTerms == 1   ? "CudaOnHost1"
+                                            : kTerms == 2 ? "CudaOnHost2"
+                                                          : "CudaOnHost3";
+};
+
+template <int kTerms, class T>
+constexpr double kOperandRoundoff<CudaOnHost<kTerms>, T> =
+    kTerms == 1   ? kRoundoff<tile::OperandElement<T>>
+    : kTerms == 2 ? 0x1p-17
+                  : 0x1p-24;
+
+}  // namespace kla::test
+
+namespace kla {
+
+template <class StepSize, class T, class State, int kTerms, class Shape>
+struct Kernel<ChunkForwardOp<StepSize, T, State>, test::CudaOnHost<kTerms>, Shape> {
+  template <class Executor>
+  static void Run(const ChunkForwardArgs<T, State>& args, const Executor& executor) {
+    using C = device::ChunkConfig<StepSize, T, State, Shape, kTerms>;
+    const test::PoisonedMemory workspace(device::ForwardBytes<C>(args));
+    device::RunChunkForward<C>(args, test::BlocksOnHost<Executor>{executor}, workspace.data(),
+                               device::ForwardBytes<C>(args));
+  }
+};
+
+template <class StepSize, class T, class State, int kTerms, class Shape>
+struct Kernel<ChunkBackwardOp<StepSize, T, State>, test::CudaOnHost<kTerms>, Shape> {
+  template <class Executor>
+  static void Run(const ChunkBackwardArgs<T, State>& args, const Executor& executor) {
+    using C = device::ChunkConfig<StepSize, T, State, Shape, kTerms>;
+    const test::PoisonedMemory workspace(device::BackwardBytes<C>(args));
+    device::RunChunkBackward<C>(args, test::BlocksOnHost<Executor>{executor}, workspace.data(),
+                                device::BackwardBytes<C>(args));
+  }
+};
+
+}  // namespace kla
+
+#endif  // KLA_TESTS_BACKEND_CUDA_ON_HOST_H_

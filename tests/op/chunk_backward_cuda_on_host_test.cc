@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda_on_host.h"
+#include "op/chunk_backward_suite.h"
+
+namespace kla::test {
+
+using CudaOnHostConfigs =
+    ::testing::Types<Config<CudaOnHost<3>, float, 64, 64>, Config<CudaOnHost<2>, float, 32, 48>,
+                     Config<CudaOnHost<1>, bfloat16, 96, 192>,
+                     Config<CudaOnHost<1>, float16, 64, 80>,
+                     Config<CudaOnHost<1>, bfloat16, 48, 64, 64, ShapeKnown::kStatic, bfloat16>>;
+INSTANTIATE_TYPED_TEST_SUITE_P(CudaOnHost, ChunkBackwardTest, CudaOnHostConfigs, ConfigName);
+
+}  // namespace kla::test
