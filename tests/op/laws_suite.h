@@ -49,8 +49,9 @@ struct Laws {
   static double Round(double x) { return static_cast<double>(static_cast<T>(static_cast<R>(x))); }
 
   Vector RandomVector(Index size, double length = 1) {
-    std::normal_distribution<double> normal(0, length / std::sqrt(static_cast<double>(size)));
-    return Vector::NullaryExpr(size, [&] { return Round(normal(random)); });
+    std::normal_distribution<double> normal;
+    const double unit = length / std::sqrt(static_cast<double>(size));
+    return Vector::NullaryExpr(size, [&] { return Round(unit * normal(random)); });
   }
   Matrix RandomState() {
     std::normal_distribution<double> normal;
