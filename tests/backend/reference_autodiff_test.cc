@@ -8,6 +8,7 @@
 #include <cmath>
 #include <random>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <unsupported/Eigen/AutoDiff>
 #include <utility>
@@ -241,7 +242,14 @@ struct Names {
     return std::string(S::kName);
   }
 };
-using StepSizes = testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta>;
+// A caller's own: a normalised key whose step looks at its length. None of the six has both.
+struct NormalizedLonghorn : Longhorn {
+  static constexpr std::string_view kName = "NormalizedLonghorn";
+  static constexpr bool kNormalizeKey = true;
+};
+
+using StepSizes =
+    testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta, NormalizedLonghorn>;
 TYPED_TEST_SUITE(ReferenceAutodiffTest, StepSizes, Names);
 
 TYPED_TEST(ReferenceAutodiffTest, BackwardIsTheGradientOfTheRecurrence) {

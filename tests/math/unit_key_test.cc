@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -22,7 +23,14 @@ struct Names {
     return std::string(S::kName);
   }
 };
-using StepSizes = testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta>;
+// A normalised key whose step looks at its length: none of the six has both.
+struct NormalizedLonghorn : Longhorn {
+  static constexpr std::string_view kName = "NormalizedLonghorn";
+  static constexpr bool kNormalizeKey = true;
+};
+
+using StepSizes =
+    testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta, NormalizedLonghorn>;
 TYPED_TEST_SUITE(UnitKeyTest, StepSizes, Names);
 
 // Squared norms from 0 over those of the smallest and the largest float keys.
