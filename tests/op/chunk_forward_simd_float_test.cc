@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "op/chunk_forward_suite.h"
+#include "support/simd_configs.h"
+
+namespace kla::test {
+INSTANTIATE_TYPED_TEST_SUITE_P(Float, ChunkForwardTest, SimdFloatConfigs, ConfigName);
+}  // namespace kla::test
