@@ -39,7 +39,7 @@ struct ChunkGradients {
 
   ChunkMap map;
   HeadMap heads;
-  Prepared<C> in;
+  Prepared<typename C::E> in;
   tile::TokenRows<const T> q, k, v, d_o;
   tile::TokenRows<T> dq, dk;
   GateRows g, eta;

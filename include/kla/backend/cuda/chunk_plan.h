@@ -108,7 +108,7 @@ class ChunkPlan {
   const Problem& problem() const { return problem_; }
   const ChunkMap& map() const { return map_; }
   const HeadMap& heads() const { return heads_; }
-  const Prepared<C>& prepared() const { return prepared_; }
+  const Prepared<typename C::E>& prepared() const { return prepared_; }
   Index walks() const { return problem_.sequences * problem_.value_heads * C::kValueTiles; }
 
   template <class Launcher, class Args>
@@ -153,7 +153,7 @@ class ChunkPlan {
   HeadMap heads_;
   ChunkMap map_;
   Index *offsets_ = nullptr, *first_chunk_ = nullptr;
-  Prepared<C> prepared_{};
+  Prepared<typename C::E> prepared_{};
 };
 
 inline void CheckWorkspace(const char* operation, const void* workspace, std::size_t given,
@@ -180,7 +180,7 @@ void RunChunkForward(const Args& args, const Launcher& launcher, void* workspace
   Carver carver(workspace);
   const ChunkPlan<C> plan(args, carver, false);
   plan.Prepare(args, launcher);
-  WalkChunks<C, WalkFor::kOutput> walk{};
+  WalkChunks<typename C::Walk, WalkFor::kOutput> walk{};
   walk.map = plan.map();
   walk.heads = plan.heads();
   walk.in = plan.prepared();
@@ -229,7 +229,7 @@ void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspac
   const BackwardArrays<C> arrays(plan, carver);
   plan.Prepare(args, launcher);
 
-  WalkChunks<C, WalkFor::kBackward> walk{};
+  WalkChunks<typename C::Walk, WalkFor::kBackward> walk{};
   walk.map = plan.map();
   walk.heads = plan.heads();
   walk.in = plan.prepared();
@@ -240,7 +240,7 @@ void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspac
   walk.pseudo_values = arrays.pseudo_values;
   launcher.Launch("ChunkBackward: walk", walk, plan.walks());
 
-  WalkChunksBack<C> back{};
+  WalkChunksBack<typename C::Walk> back{};
   back.map = plan.map();
   back.heads = plan.heads();
   back.in = plan.prepared();

@@ -35,7 +35,7 @@ struct PrepareChunks {
   tile::TokenRows<const T> q, k;
   GateRows g, eta;
   double scale, epsilon;
-  Prepared<C> out;
+  Prepared<typename C::E> out;
 
   template <class Block>
   KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {

@@ -23,6 +23,8 @@ struct ChunkConfig {
   static_assert(HeadShape::kChunk == kAutoChunk || HeadShape::kChunk == kChunkRows,
                 "kla: Cuda's chunk length is 64 (rows of a matrix tile); leave kChunk out");
   using StepSize = StepSizeT;
+  // For the kernels that see no step size, so that all step sizes share them.
+  using Walk = ChunkConfig<void, Element, StateElement, HeadShape, kTermCount>;
   using T = Element;
   using State = StateElement;
   using E = tile::OperandElement<T>;
@@ -121,9 +123,8 @@ KLA_TILE_FUNCTION float DecayBetweenRows(const Scalars& s, int i, int j) {
 }
 
 // What PrepareChunks writes: per chunk and key head, and per chunk and value head.
-template <class C>
+template <class E>
 struct Prepared {
-  using E = typename C::E;
   E* keys;            // KeyTile   k^   [chunks, H]
   E* queries;         // KeyTile   q^
   ChunkNorms* norms;  //
@@ -131,8 +132,6 @@ struct Prepared {
   E* scores;          // SquareTile P
   E* overlaps;        // SquareTile K~ K~^T * D, strictly lower; for the backward pass, else null
   ChunkScalars* scalars;
-
-  KLA_HOST_DEVICE static E* Tile(E* first, Index index, Index size) { return first + index * size; }
 };
 
 }  // namespace kla::device

@@ -45,9 +45,9 @@ KLA_TILE_FUNCTION WalkTask WalkTaskOf(Index block, Index value_heads) {
 
 // Everything of chunk `chunk` that a walk reads, queued as asynchronous copies.
 template <class C, class Block>
-KLA_TILE_FUNCTION void LoadWalkStage(const Block& block, WalkStage<C>& stage, const Prepared<C>& in,
-                                     const ChunkMap& map, const HeadMap& heads,
-                                     const WalkTask& task, Index chunk,
+KLA_TILE_FUNCTION void LoadWalkStage(const Block& block, WalkStage<C>& stage,
+                                     const Prepared<typename C::E>& in, const ChunkMap& map,
+                                     const HeadMap& heads, const WalkTask& task, Index chunk,
                                      const tile::TokenRows<const typename C::T>& rows,
                                      bool scores_and_queries) {
   const Index key_index = chunk * heads.key_heads + heads.KeyHeadOf(task.value_head);
@@ -135,7 +135,7 @@ struct WalkChunks {
 
   ChunkMap map;
   HeadMap heads;
-  Prepared<C> in;
+  Prepared<typename C::E> in;
   tile::TokenRows<const T> v;
   tile::TokenRows<T> o;
   StateRef<const typename C::State> initial_state;
@@ -254,7 +254,7 @@ struct WalkChunksBack {
 
   ChunkMap map;
   HeadMap heads;
-  Prepared<C> in;
+  Prepared<typename C::E> in;
   tile::TokenRows<const T> d_o;
   tile::TokenRows<T> dv;
   StateRef<const typename C::State> d_final_state;

@@ -55,7 +55,7 @@ struct DecodeBody {
   using Tiling = ColumnTiling<kKeyDim, State>;
   using Tile = StateTile<Tiling, kColumns, State>;
   static constexpr int kThreads = 128;
-  static constexpr int kBlocksPerSm = kColumns > 1 ? 3 : 4;  // bounds the registers: no spills
+  static constexpr int kBlocksPerSm = 4;  // bounds the registers to 128, which suffice
   static constexpr int kBlockColumns = kThreads / Tiling::kLanes * kColumns;
   static constexpr int kSlab = Tiling::kPaddedKey <= 256 ? 16 : 4;  // tokens staged at a time
   static_assert(kColumns <= Tiling::kLanes, "kla: each lane writes at most one column of o");
@@ -84,8 +84,12 @@ struct DecodeBody {
 
     const Index pool_head = pool.HeadAt(at.slot, head);
     State* state = pool.states + pool_head * pool.value_dim * Tiling::kPaddedKey;
+    // The loads of the first tokens go ahead of those of the tile, so that their norms are taken
+    // while the tile is in flight.
     auto tile = block.template MakePrivate<Tile>();
+    auto rows = block.template MakePrivate<Rows>();
     block.ForEachThread([&](int thread) {
+      LoadRows(at, 0, head, thread, rows[thread]);
       tile[thread].Load(state, FirstColumn(block_first, thread), pool.value_dim, Lane(thread));
     });
     // Calls of more tokens than there is room to remember write the state at once.
@@ -107,7 +111,7 @@ struct DecodeBody {
     for (Index first = 0; first < at.length; first += kSlab) {
       const auto count = static_cast<int>(at.length - first < kSlab ? at.length - first : kSlab);
       if (first > 0) block.Barrier();  // the slab before has been used
-      Stage(block, at, first, count, head, block_first, shared);
+      Stage(block, at, first, count, head, block_first, rows, shared);
       block.Barrier();
       KLA_NO_UNROLL
       for (int token = 0; token < count; ++token) {
@@ -142,14 +146,15 @@ struct DecodeBody {
     float g, eta;
   };
 
-  // Tokens [first, first + count) into shared memory, a warp each.
-  template <class Block>
+  // Tokens [first, first + count) into shared memory, a warp each; the rows of tokens first to
+  // first + kWarps - 1 have been loaded if these are the first of all.
+  template <class Block, class PrivateRows>
   KLA_BLOCK_FUNCTION void Stage(const Block& block, const SequenceEntry& at, Index first, int count,
-                                int head, int block_first, Shared& shared) const {
-    const int key_head = in.KeyHeadOf(head, pool.value_heads);
+                                int head, int block_first, PrivateRows& rows,
+                                Shared& shared) const {
     block.ForEachThread([&](int thread) {
-      KLA_NO_UNROLL
-      for (int i = thread; i < count * kBlockColumns; i += kThreads) {
+      KLA_NO_UNROLL  // from the last thread: the first warp is busy with the first token
+          for (int i = kThreads - 1 - thread; i < count * kBlockColumns; i += kThreads) {
         const int token = i / kBlockColumns, column = i % kBlockColumns;
         const bool exists = block_first + column < pool.value_dim;
         const T* row = in.v + in.v_at.At(at.batch, at.begin + first + token, head) + block_first;
@@ -158,43 +163,46 @@ struct DecodeBody {
     });
     KLA_NO_UNROLL
     for (int base = 0; base < count; base += kWarps) {
-      auto rows = block.template MakePrivate<Rows>();
       auto sums = block.template MakePrivate<Sums<double, 3>>();  // |q|^2, |k|^2, q . k
       block.ForEachThread([&](int thread) {
-        const int token = base + thread / 32;
-        LoadRows(at.batch, at.begin + first + token, key_head, head, thread % 32, token < count,
-                 rows[thread], sums[thread]);
+        if (first + base > 0) LoadRows(at, first + base, head, thread, rows[thread]);
+        SumRows(rows[thread], sums[thread]);
       });
       block.template GroupSum<32>(sums);
       block.ForEachThread([&](int thread) {
         const int token = base + thread / 32;
-        if (token < count) {
-          StoreRows(rows[thread], sums[thread], thread % 32, token, shared);
-        }
+        if (token < count) StoreRows(rows[thread], sums[thread], thread % 32, token, shared);
       });
     }
   }
 
-  KLA_BLOCK_FUNCTION void LoadRows(Index batch, Index token, int key_head, int head, int lane,
-                                   bool exists, Rows& rows, Sums<double, 3>& sums) const {
-    for (double& sum : sums.value) sum = 0;
-    if (!exists) return;
-    const T* q = in.q + in.q_at.At(batch, token, key_head);
-    const T* k = in.k + in.k_at.At(batch, token, key_head);
-    rows.g = in.g[in.g_at.At(batch, token, head)];
-    rows.eta = in.eta[in.eta_at.At(batch, token, head)];
+  // The rows of the token base + warp of a sequence, zeros beyond its end.
+  KLA_BLOCK_FUNCTION void LoadRows(const SequenceEntry& at, Index base, int head, int thread,
+                                   Rows& rows) const {
+    const Index token = base + thread / 32;
+    const bool exists = token < at.length;
+    const int key_head = in.KeyHeadOf(head, pool.value_heads), lane = thread % 32;
+    const T* q = in.q + in.q_at.At(at.batch, at.begin + token, key_head);
+    const T* k = in.k + in.k_at.At(at.batch, at.begin + token, key_head);
     KLA_UNROLL
     for (int r = 0; r < kRow; ++r) {
       const int key = lane + 32 * r;
-      rows.q[r] = key < pool.key_dim ? static_cast<float>(q[key]) : 0.0f;
-      rows.k[r] = key < pool.key_dim ? static_cast<float>(k[key]) : 0.0f;
+      const bool inside = exists && key < pool.key_dim;
+      rows.q[r] = inside ? static_cast<float>(q[key]) : 0.0f;
+      rows.k[r] = inside ? static_cast<float>(k[key]) : 0.0f;
     }
+    rows.g = exists ? in.g[in.g_at.At(at.batch, at.begin + token, head)] : 0.0f;
+    rows.eta = exists ? in.eta[in.eta_at.At(at.batch, at.begin + token, head)] : 0.0f;
+  }
+
+  KLA_BLOCK_FUNCTION static void SumRows(const Rows& rows, Sums<double, 3>& sums) {
+    for (double& sum : sums.value) sum = 0;
     KLA_UNROLL
     for (int r = 0; r < kRow; ++r) {
-      const auto qr = static_cast<double>(rows.q[r]), kr = static_cast<double>(rows.k[r]);
-      sums.value[0] += qr * qr;
-      sums.value[1] += kr * kr;
-      sums.value[2] += qr * kr;
+      const auto q = static_cast<double>(rows.q[r]), k = static_cast<double>(rows.k[r]);
+      sums.value[0] += q * q;
+      sums.value[1] += k * k;
+      sums.value[2] += q * k;
     }
   }
 

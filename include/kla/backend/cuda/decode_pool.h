@@ -37,7 +37,7 @@ struct ColumnTiling {
 };
 
 // K' where K is known at run time only: that of the smallest of these that has room for it.
-inline constexpr Index kDynamicKeyDims[] = {32, 64, 128, 256, 512, 1024};
+inline constexpr Index kDynamicKeyDims[] = {64, 128, 256, 1024};
 
 // The key dimension that kernels are compiled for.
 constexpr Index CompiledKeyDim(Index key_dim, bool is_static) {

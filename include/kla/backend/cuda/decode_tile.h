@@ -21,13 +21,15 @@ struct StateTile {
 
   // Columns from value_dim on do not exist: they hold zeros and are not written.
   KLA_BLOCK_FUNCTION void Load(const State* head, int first, int value_dim, int lane) {
+    const State* from = head + Index{first} * Tiling::kPaddedKey + Tiling::KeyOf(lane, 0);
     KLA_UNROLL
     for (int c = 0; c < kColumns; ++c) {
+      const bool exists = first + c < value_dim;
       KLA_UNROLL
       for (int v = 0; v < Tiling::kVectors; ++v) {
         float* to = &s[c][v * Tiling::kVector];
-        if (first + c < value_dim) {
-          LoadVector(head + Index{first + c} * Tiling::kPaddedKey + Tiling::KeyOf(lane, v), to);
+        if (exists) {
+          LoadGlobalVector(from + (c * Tiling::kPaddedKey + Tiling::KeyOf(0, v)), to);
         } else {
           KLA_UNROLL
           for (int e = 0; e < Tiling::kVector; ++e) to[e] = 0.0f;
@@ -37,13 +39,14 @@ struct StateTile {
   }
 
   KLA_BLOCK_FUNCTION void Store(State* head, int first, int value_dim, int lane) const {
+    State* to = head + Index{first} * Tiling::kPaddedKey + Tiling::KeyOf(lane, 0);
     KLA_UNROLL
     for (int c = 0; c < kColumns; ++c) {
       if (first + c >= value_dim) continue;
       KLA_UNROLL
       for (int v = 0; v < Tiling::kVectors; ++v) {
-        StoreVector(&s[c][v * Tiling::kVector],
-                    head + Index{first + c} * Tiling::kPaddedKey + Tiling::KeyOf(lane, v));
+        StoreGlobalVector(&s[c][v * Tiling::kVector],
+                          to + (c * Tiling::kPaddedKey + Tiling::KeyOf(0, v)));
       }
     }
   }

@@ -31,9 +31,21 @@ KLA_BLOCK_FUNCTION Words LoadWords(const void* from) {
 #endif
 }
 
-KLA_BLOCK_FUNCTION void StoreWords(const Words& words, void* to) {
+// The same in global memory, past the first-level cache, which never sees a state twice. Written
+// as intrinsics, since the compiler takes a 16-byte store apart again.
+KLA_BLOCK_FUNCTION Words LoadGlobalWords(const void* from) {
 #if defined(__CUDACC__)
-  *static_cast<uint4*>(to) = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+  const uint4 words = __ldcg(static_cast<const uint4*>(from));
+  return {words.x, words.y, words.z, words.w};
+#else
+  return LoadWords(from);
+#endif
+}
+
+KLA_BLOCK_FUNCTION void StoreGlobalWords(const Words& words, void* to) {
+#if defined(__CUDACC__)
+  __stcg(static_cast<uint4*>(to),
+         make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]));
 #else
   std::memcpy(__builtin_assume_aligned(to, 16), &words, 16);
 #endif
@@ -62,10 +74,8 @@ KLA_BLOCK_FUNCTION float UnpackHalf(std::uint32_t bits) {
   return static_cast<float>(element);
 }
 
-// kVectorLength<T> elements at a 16-byte aligned address, to and from float.
 template <class T>
-KLA_BLOCK_FUNCTION void LoadVector(const T* from, float* values) {
-  const Words words = LoadWords(from);
+KLA_BLOCK_FUNCTION void UnpackWords(const Words& words, float* values) {
   KLA_UNROLL
   for (int i = 0; i < 4; ++i) {
     if constexpr (std::is_same_v<T, float>) {
@@ -77,8 +87,18 @@ KLA_BLOCK_FUNCTION void LoadVector(const T* from, float* values) {
   }
 }
 
+// kVectorLength<T> elements at a 16-byte aligned address, to and from float.
 template <class T>
-KLA_BLOCK_FUNCTION void StoreVector(const float* values, T* to) {
+KLA_BLOCK_FUNCTION void LoadVector(const T* from, float* values) {
+  UnpackWords<T>(LoadWords(from), values);
+}
+template <class T>
+KLA_BLOCK_FUNCTION void LoadGlobalVector(const T* from, float* values) {
+  UnpackWords<T>(LoadGlobalWords(from), values);
+}
+
+template <class T>
+KLA_BLOCK_FUNCTION void StoreGlobalVector(const float* values, T* to) {
   Words words;
   KLA_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -88,7 +108,7 @@ KLA_BLOCK_FUNCTION void StoreVector(const float* values, T* to) {
       words.word[i] = PackPair<T>(values[2 * i], values[2 * i + 1]);
     }
   }
-  StoreWords(words, to);
+  StoreGlobalWords(words, to);
 }
 
 }  // namespace kla::device

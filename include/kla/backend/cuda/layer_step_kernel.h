@@ -91,12 +91,18 @@ struct LayerStepBody {
     const Index pool_head = pool.HeadAt(at.slot, head);
     State* state = pool.states + pool_head * kValue * Tiling::kPaddedKey;
 
+    // The loads of the token go ahead of those of the state, and all that nothing depends on go
+    // first: the convolution and the norms run while the state is in flight.
     auto tile = block.template MakePrivate<Tile>();
-    LoadTile(block, state, 0, tile);
+    auto token = block.template MakePrivate<Token>();
     const std::int32_t position = in.positions[pool_head];
-    Convolve(block, row, at.slot, head, position, shared);
     block.ForEachThread([&](int thread) {
-      if (thread == 0) Gates(row, head, shared);
+      LoadToken(row, at.slot, head, thread, token[thread]);
+      LoadTile(state, 0, thread, tile[thread]);
+    });
+    Convolve(block, at.slot, head, position, token, shared);
+    block.ForEachThread([&](int thread) {
+      if (thread == kThreads - 1) Gates(row, head, shared);
       for (int key = kKey + thread; key < Tiling::kPaddedKey; key += kThreads) {
         shared.q[key] = shared.k[key] = 0.0f;
       }
@@ -106,11 +112,14 @@ struct LayerStepBody {
     block.Barrier();
     KLA_NO_UNROLL
     for (int pass = 0; pass < kPasses; ++pass) {
-      if (pass > 0) LoadTile(block, state, pass * kPassColumns, tile);
+      if (pass > 0) {
+        block.ForEachThread(
+            [&](int thread) { LoadTile(state, pass * kPassColumns, thread, tile[thread]); });
+      }
       Recur(block, state, pass * kPassColumns, shared, tile);
     }
     block.Barrier();
-    GateOutput(block, row, head, shared, out);
+    GateOutput(block, token, shared, out);
     block.ForEachThread([&](int thread) {
       if (thread == 0) in.positions[pool_head] = (position + 1) % kWindowRows;
     });
@@ -122,43 +131,85 @@ struct LayerStepBody {
     return 2 * KeyWidth() + Index{pool.value_heads} * kValue;
   }
 
-  template <class Block, class Tiles>
-  KLA_BLOCK_FUNCTION void LoadTile(const Block& block, const State* state, int first,
-                                   Tiles& tile) const {
-    block.ForEachThread([&](int thread) {
-      tile[thread].Load(state, first + thread / Tiling::kLanes * kColumns, kValue,
-                        thread % Tiling::kLanes);
-    });
+  KLA_BLOCK_FUNCTION static void LoadTile(const State* state, int first, int thread, Tile& tile) {
+    tile.Load(state, first + thread / Tiling::kLanes * kColumns, kValue, thread % Tiling::kLanes);
+  }
+
+  // The channels of a head: q [K], k [K], v [V].
+  static constexpr int kChannels = 2 * kKey + kValue;
+  static constexpr int kOwnChannels = (kChannels + kThreads - 1) / kThreads;
+  static constexpr int kOwnValues = (kValue + kThreads - 1) / kThreads;
+
+  // What a thread loads of the token: for its channels (i = thread, thread + kThreads, ...) the
+  // input, all rows of the window and the taps; for its values the gate and the norm's weight.
+  struct Token {
+    T x[kOwnChannels];
+    float window[kOwnChannels][kWindowRows], taps[kOwnChannels][4];
+    float gate[kOwnValues], norm[kOwnValues];
+  };
+
+  KLA_HOST_DEVICE int KeyHeadOf(int head) const {
+    return in.tiled ? head % in.key_heads : head / (pool.value_heads / in.key_heads);
+  }
+  // Where channel i of a head lies among all channels.
+  KLA_HOST_DEVICE Index ChannelOf(int i, int head) const {
+    if (i >= 2 * kKey) return 2 * KeyWidth() + Index{head} * kValue + (i - 2 * kKey);
+    const Index key = Index{KeyHeadOf(head)} * kKey;
+    return i >= kKey ? KeyWidth() + key + (i - kKey) : key + i;
+  }
+
+  KLA_BLOCK_FUNCTION void LoadToken(const T* row, Index slot, int head, int thread,
+                                    Token& token) const {
+    const T* window = in.windows + slot * kWindowRows * ConvChannels();
+    KLA_UNROLL
+    for (int own = 0; own < kOwnChannels; ++own) {
+      const int i = thread + own * kThreads;
+      if (i >= kChannels) continue;
+      const Index channel = ChannelOf(i, head);
+      token.x[own] = row[channel];
+      KLA_UNROLL
+      for (int r = 0; r < kWindowRows; ++r) {
+        token.window[own][r] = static_cast<float>(window[r * ConvChannels() + channel]);
+      }
+      LoadVector(in.conv + 4 * channel, token.taps[own]);
+    }
+    const T* gate = row + ConvChannels() + Index{head} * kValue;
+    KLA_UNROLL
+    for (int own = 0; own < kOwnValues; ++own) {
+      const int j = thread + own * kThreads;
+      if (j >= kValue) continue;
+      token.gate[own] = static_cast<float>(gate[j]);
+      token.norm[own] = in.norm[j];
+    }
   }
 
   // q, k and v of this head, activated, into shared memory; the token's channels into the window.
-  template <class Block>
-  KLA_BLOCK_FUNCTION void Convolve(const Block& block, const T* row, Index slot, int head,
-                                   int position, Shared& shared) const {
+  template <class Block, class Tokens>
+  KLA_BLOCK_FUNCTION void Convolve(const Block& block, Index slot, int head, int position,
+                                   Tokens& token, Shared& shared) const {
     const int group = pool.value_heads / in.key_heads;
-    const int key_head = in.tiled ? head % in.key_heads : head / group;
     const bool keeps_keys = (in.tiled ? head / in.key_heads : head % group) == 0;
-    T* window = in.windows + slot * kWindowRows * ConvChannels();
+    T* window = in.windows + (slot * kWindowRows + position) * ConvChannels();
     block.ForEachThread([&](int thread) {
-      for (int i = thread; i < 2 * kKey + kValue; i += kThreads) {
-        const bool is_value = i >= 2 * kKey;
-        const Index channel = is_value    ? 2 * KeyWidth() + Index{head} * kValue + (i - 2 * kKey)
-                              : i >= kKey ? KeyWidth() + Index{key_head} * kKey + (i - kKey)
-                                          : Index{key_head} * kKey + i;
-        float taps[4];
-        LoadVector(in.conv + 4 * channel, taps);
-        float sum = taps[3] * static_cast<float>(row[channel]);
+      KLA_UNROLL
+      for (int own = 0; own < kOwnChannels; ++own) {
+        const int i = thread + own * kThreads;
+        if (i >= kChannels) continue;
+        const Token& mine = token[thread];
+        float sum = mine.taps[own][3] * static_cast<float>(mine.x[own]);
         KLA_UNROLL
-        for (int j = 0; j < 3; ++j) {
-          const int at = (position + 1 + j) % kWindowRows;
-          sum += taps[j] * static_cast<float>(window[at * ConvChannels() + channel]);
+        for (int r = 0; r < kWindowRows; ++r) {
+          const int age =
+              (position - r + kWindowRows) % kWindowRows;  // in tokens; 0: to be replaced
+          const float* taps = mine.taps[own];
+          const float tap = age == 1 ? taps[2] : age == 2 ? taps[1] : age == 3 ? taps[0] : 0.0f;
+          if (age > 0) sum += tap * mine.window[own][r];
         }
-        if (is_value || keeps_keys) window[position * ConvChannels() + channel] = row[channel];
-        const float y = sum * Sigmoid(sum);
-        float* to = is_value    ? &shared.v[i - 2 * kKey]
-                    : i >= kKey ? &shared.k[i - kKey]
-                                : &shared.q[i];
-        *to = y;
+        if (i >= 2 * kKey || keeps_keys) window[ChannelOf(i, head)] = mine.x[own];
+        float* to = i >= 2 * kKey ? &shared.v[i - 2 * kKey]
+                    : i >= kKey   ? &shared.k[i - kKey]
+                                  : &shared.q[i];
+        *to = sum * Sigmoid(sum);
       }
     });
   }
@@ -232,9 +283,9 @@ struct LayerStepBody {
   }
 
   // Every warp sums o^2 for itself.
-  template <class Block>
-  KLA_BLOCK_FUNCTION void GateOutput(const Block& block, const T* row, int head,
-                                     const Shared& shared, T* out) const {
+  template <class Block, class Tokens>
+  KLA_BLOCK_FUNCTION void GateOutput(const Block& block, Tokens& token, const Shared& shared,
+                                     T* out) const {
     auto sums = block.template MakePrivate<Sums<float, 1>>();
     block.ForEachThread([&](int thread) {
       float sum = 0;
@@ -242,13 +293,15 @@ struct LayerStepBody {
       sums[thread].value[0] = sum;
     });
     block.template GroupSum<32>(sums);
-    const T* gate = row + ConvChannels() + Index{head} * kValue;
     block.ForEachThread([&](int thread) {
       const float mean = sums[thread].value[0] / static_cast<float>(kValue);
       const float r = 1.0f / std::sqrt(mean + in.norm_epsilon);
-      for (int j = thread; j < kValue; j += kThreads) {
-        const auto u = static_cast<float>(gate[j]);
-        out[j] = static_cast<T>(shared.o[j] * r * in.norm[j] * u * Sigmoid(u));
+      KLA_UNROLL
+      for (int own = 0; own < kOwnValues; ++own) {
+        const int j = thread + own * kThreads;
+        if (j >= kValue) continue;
+        const float u = token[thread].gate[own];
+        out[j] = static_cast<T>(shared.o[j] * r * token[thread].norm[own] * u * Sigmoid(u));
       }
     });
   }

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// ChunkForward and ChunkBackward of the backend Cuda on a device: the suites that every backend
+// passes, on arrays that are copied there and back. KLA_CONFIG, 0 to 7, picks one configuration, so
+// that they compile side by side; left out, all of them are run.
+#include <tuple>
+#include <vector>
+
+#include "kla/backend/cuda/chunk.cuh"
+#include "kla/backend/cuda/device_memory.cuh"
+#include "op/chunk_backward_suite.h"
+#include "op/chunk_forward_suite.h"
+#include "support/device_copy.cuh"
+
+namespace kla::test {
+
+// A backend whose arguments are in device memory, given arrays of the host.
+template <class Backend>
+struct ChunksFromHost {
+  static constexpr std::string_view kName = Backend::kName;
+};
+
+template <class Backend, class T>
+constexpr double kOperandRoundoff<ChunksFromHost<Backend>, T> =
+    kOperandTerms<Backend, T> == 1   ? kRoundoff<tile::OperandElement<T>>
+    : kOperandTerms<Backend, T> == 2 ? 0x1p-17
+                                     : 0x1p-24;
+
+// States of the host in device memory, in the same direction and with the same padding.
+template <class T>
+class DeviceStates {
+ public:
+  using Element = std::remove_const_t<T>;
+  explicit DeviceStates(const StateRef<T>& host) : host_(host) {
+    if (host.is_null() || host.sequences == 0) return;
+    size_ = (host.sequences - 1) * host.sequence_stride + (host.heads - 1) * host.head_stride +
+            (host.key_dim - 1) * host.key_stride + (host.value_dim - 1) * host.value_stride + 1;
+    memory_ = device::DeviceMemory<Element>(size_);
+    device::CopyAndWait(const_cast<const Element*>(host.data), memory_.data(), size_, nullptr);
+  }
+  StateRef<T> ref() const {
+    StateRef<T> ref = host_;
+    if (size_ > 0) ref.data = memory_.data();
+    return ref;
+  }
+  void CopyBack() const {
+    device::CopyAndWait(const_cast<const Element*>(memory_.data()), host_.data, size_, nullptr);
+  }
+
+ private:
+  StateRef<T> host_;
+  Index size_ = 0;
+  device::DeviceMemory<Element> memory_;
+};
+
+// Every byte set: not a number in any format, until it is written.
+class PoisonedWorkspace {
+ public:
+  explicit PoisonedWorkspace(std::size_t bytes) : memory_(static_cast<Index>(bytes)) {
+    if (bytes > 0) {
+      device::CheckCuda(cudaMemset(memory_.data(), 0xff, bytes), "poisoning the workspace");
+    }
+  }
+  CudaExecutor executor() const {
+    return {.stream = nullptr, .workspace = memory_.data(), .workspace_bytes = memory_.Bytes()};
+  }
+
+ private:
+  device::DeviceMemory<unsigned char> memory_;
+};
+
+}  // namespace kla::test
+
+namespace kla {
+
+template <class StepSize, class T, class State, class Backend, class Shape>
+struct Kernel<ChunkForwardOp<StepSize, T, State>, test::ChunksFromHost<Backend>, Shape> {
+  template <class Exec>
+  static void Run(const ChunkForwardArgs<T, State>& args, const Exec&) {
+    const test::DeviceCopy q(args.q), k(args.k);
+    const test::DeviceCopy v(args.v);
+    const test::DeviceCopy g(args.g), eta(args.eta);
+    const test::DeviceCopy o(args.o);
+    const test::DeviceCopy chunk_states(args.chunk_states);
+    const test::DeviceStates initial(args.initial_state);
+    const test::DeviceStates final_state(args.final_state);
+    ChunkForwardArgs<T, State> on_device = args;
+    on_device.q = q.view();
+    on_device.k = k.view();
+    on_device.v = v.view();
+    on_device.g = g.view();
+    on_device.eta = eta.view();
+    on_device.o = o.view();
+    on_device.chunk_states = chunk_states.view();
+    on_device.initial_state = initial.ref();
+    on_device.final_state = final_state.ref();
+    // In place where the caller asked for it.
+    if (args.final_state.data == args.initial_state.data) {
+      on_device.initial_state = on_device.final_state;
+    }
+    const test::PoisonedWorkspace workspace(
+        ChunkForwardWorkspaceBytes<Backend, Shape, StepSize>(on_device));
+    ChunkForward<Backend, Shape, StepSize>(on_device, workspace.executor());
+    device::CheckCuda(cudaDeviceSynchronize(), "ChunkForward");
+    o.CopyBack();
+    if (!args.chunk_states.is_null()) chunk_states.CopyBack();
+    if (!args.final_state.is_null()) final_state.CopyBack();
+  }
+};
+
+template <class StepSize, class T, class State, class Backend, class Shape>
+struct Kernel<ChunkBackwardOp<StepSize, T, State>, test::ChunksFromHost<Backend>, Shape> {
+  template <class Exec>
+  static void Run(const ChunkBackwardArgs<T, State>& args, const Exec&) {
+    const test::DeviceCopy q(args.q), k(args.k);
+    const test::DeviceCopy v(args.v), d_o(args.d_o);
+    const test::DeviceCopy g(args.g), eta(args.eta);
+    const test::DeviceCopy dq(args.dq), dk(args.dk);
+    const test::DeviceCopy dv(args.dv);
+    const test::DeviceCopy dg(args.dg), deta(args.deta);
+    const test::DeviceCopy chunk_states(args.chunk_states);
+    const test::DeviceStates initial(args.initial_state), d_final(args.d_final_state);
+    const test::DeviceStates d_initial(args.d_initial_state);
+    ChunkBackwardArgs<T, State> on_device = args;
+    on_device.q = q.view();
+    on_device.k = k.view();
+    on_device.v = v.view();
+    on_device.d_o = d_o.view();
+    on_device.g = g.view();
+    on_device.eta = eta.view();
+    on_device.dq = dq.view();
+    on_device.dk = dk.view();
+    on_device.dv = dv.view();
+    on_device.dg = dg.view();
+    on_device.deta = deta.view();
+    on_device.chunk_states = chunk_states.view();
+    on_device.initial_state = initial.ref();
+    on_device.d_final_state = d_final.ref();
+    on_device.d_initial_state = d_initial.ref();
+    const test::PoisonedWorkspace workspace(
+        ChunkBackwardWorkspaceBytes<Backend, Shape, StepSize>(on_device));
+    ChunkBackward<Backend, Shape, StepSize>(on_device, workspace.executor());
+    device::CheckCuda(cudaDeviceSynchronize(), "ChunkBackward");
+    dq.CopyBack();
+    dk.CopyBack();
+    dv.CopyBack();
+    dg.CopyBack();
+    deta.CopyBack();
+    if (!args.d_initial_state.is_null()) d_initial.CopyBack();
+  }
+};
+
+namespace test {
+namespace {
+
+using AllConfigs = std::tuple<
+    Config<ChunksFromHost<Cuda>, bfloat16, 96, 192>,
+    Config<ChunksFromHost<Cuda>, bfloat16, 128, 128>,
+    Config<ChunksFromHost<Cuda>, bfloat16, 64, 64, kAutoChunk, ShapeKnown::kStatic, bfloat16>,
+    Config<ChunksFromHost<Cuda>, bfloat16, 256, 256>, Config<ChunksFromHost<Cuda>, float16, 64, 80>,
+    Config<ChunksFromHost<Cuda>, float, 128, 128>,
+    Config<ChunksFromHost<CudaAccurate>, float, 64, 48>,
+    Config<ChunksFromHost<Cuda>, bfloat16, 48, 16>>;
+
+#if defined(KLA_CONFIG)
+using DeviceConfigs = ::testing::Types<std::tuple_element_t<KLA_CONFIG, AllConfigs>>;
+#else
+template <class>
+struct TypesOf;
+template <class... Configs>
+struct TypesOf<std::tuple<Configs...>> {
+  using Type = ::testing::Types<Configs...>;
+};
+using DeviceConfigs = TypesOf<AllConfigs>::Type;
+#endif
+INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkForwardTest, DeviceConfigs, ConfigName);
+INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkBackwardTest, DeviceConfigs, ConfigName);
+
+}  // namespace
+}  // namespace test
+}  // namespace kla
