@@ -235,17 +235,15 @@ class ChunkBackwardHeads {
   // dk and dq of a block's tokens: written, or added up over the value heads of the group.
   void StoreKeyGradients(const Head& at, Index t, Index count, const GradientBlock<R>& g,
                          const Memory& m) const {
-    RowQuad<R> rows;
+    BlockRows<R> rows;
     const Index pitch = layout_.key_pitch;
-    for (Index j = 0; j < kBlock; j += 4) {
-      Transpose(g.d_keys_queries + j, 2 * kBlock, layout_.key_rows, 4, rows.k, pitch);
-      Transpose(g.d_keys_queries + kBlock + j, 2 * kBlock, layout_.key_rows, 4, rows.q, pitch);
-      for (Index r = 0; r < std::min<Index>(4, count - j); ++r) {
-        const Index token = at.span.begin + t + j + r;
-        StoreSum(at, rows.k + r * pitch, m.dk + (t + j + r) * pitch,
-                 args_.dk.Row(at.span.batch, token, at.key_head));
-        StoreSum(at, rows.q + r * pitch, m.dq + (t + j + r) * pitch,
-                 args_.dq.Row(at.span.batch, token, at.key_head));
+    for (const bool is_key : {true, false}) {
+      Transpose(g.d_keys_queries + (is_key ? 0 : kBlock), 2 * kBlock, layout_.key_rows, kBlock,
+                rows.data, pitch);
+      for (Index j = 0; j < count; ++j) {
+        const Index token = at.span.begin + t + j;
+        StoreSum(at, rows.data + j * pitch, (is_key ? m.dk : m.dq) + (t + j) * pitch,
+                 (is_key ? args_.dk : args_.dq).Row(at.span.batch, token, at.key_head));
       }
     }
   }

@@ -30,7 +30,7 @@ struct BlockLayout {
   explicit BlockLayout(Index key_dimension, Index value_dimension)
       : key_dim(key_dimension),
         value_dim(value_dimension),
-        key_rows(RoundUp(key_dimension, 2 * kTileRows)),
+        key_rows(RoundUp(key_dimension, 16)),
         key_pitch(RoundUp(key_rows, kLanes<R>)),
         panels((value_dimension + kPanel<R> - 1) / kPanel<R>) {}
 
@@ -41,7 +41,7 @@ struct BlockLayout {
   }
 
   Index key_dim, value_dim;
-  Index key_rows;   // rows of a packed state: K rounded up to two tiles
+  Index key_rows;   // rows of a packed state: K rounded up to 16, whole tiles
   Index key_pitch;  // of rows of keys: K rounded up to whole vectors
   Index panels;     // of kPanel columns: V rounded up
 };
@@ -182,13 +182,11 @@ HWY_NOINLINE void BlockMatrices(const BlockLayout<R>& layout, const LogDecay<R>&
   }
 }
 
-// Four rows of keys or queries of one block in the arithmetic type, on the stack: they pass through
-// L1 once on their way into the packed block.
+// The rows of keys or of queries of one block in the arithmetic type, on the stack: they pass
+// through L1 on their way into the packed block, and back where they are gradients.
 template <class R>
-struct RowQuad {
-  static constexpr Index kPitch = RoundUp(kMaxHeadDim, 64);
-  alignas(64) R k[4 * kPitch];
-  alignas(64) R q[4 * kPitch];
+struct BlockRows {
+  alignas(64) R data[kBlock * RoundUp(kMaxHeadDim, 64)];
 };
 
 // Packs one block: reads q, k, v, g, eta once. `scales` may be null.
@@ -198,45 +196,62 @@ HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& la
   using W = Wide<R>;
   const Index pitch = layout.key_pitch;
   const W epsilon(problem.epsilon);
-  RowQuad<R> rows;
+  BlockRows<R> rows;
+  alignas(64) R factors[kBlock];
+  R value_factors[kBlock];
+  // Tokens behind the last one: k~ = q^ = v~ = 0 and b = 0.
+  const auto load = [&](const Rows<T>& from, Index i) {
+    R* row = rows.data + i * pitch;
+    CopyRow(i < input.count ? from[i] : nullptr, i < input.count ? layout.key_dim : 0, row, pitch);
+    return row;
+  };
   for (Index i = 0; i < kBlock; ++i) {
-    R* k = rows.k + i % 4 * pitch;
-    R* q = rows.q + i % 4 * pitch;
-    R value_factor(0);
-    if (i < input.count) {
-      LoadRow(input.k[i], layout.key_dim, R(1), k, pitch);
-      LoadRow(input.q[i], layout.key_dim, R(1), q, pitch);
-      const W norm2 = SquaredNorm<W>(k, pitch);
-      const auto unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), norm2, epsilon);
-      const W query =
-          StepSize::kNormalizeQuery ? InverseNorm(SquaredNorm<W>(q, pitch), epsilon) : W(1);
-      ScaleInPlace(unit.key, k, pitch);
-      ScaleInPlace(query * W(problem.scale), q, pitch);
-      block.step[i] = static_cast<R>(unit.step);
-      value_factor = static_cast<R>(unit.value);
-      if (scales != nullptr) {
-        scales->norm2[i] = norm2;
-        scales->query[i] = query;
-        scales->key[i] = unit;
-      }
-    } else {  // behind the last token: k~ = q^ = v~ = 0 and b = 0
-      std::fill_n(k, pitch, R(0));
-      std::fill_n(q, pitch, R(0));
-      block.step[i] = R(0);
+    R* k = load(input.k, i);
+    factors[i] = value_factors[i] = block.step[i] = R(0);
+    if (i >= input.count) continue;
+    const W norm2 = SquaredNorm<W>(k, pitch);
+    const auto unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), norm2, epsilon);
+    factors[i] = ScaleBeyondRange(unit.key, k, pitch);
+    block.step[i] = static_cast<R>(unit.step);
+    value_factors[i] = static_cast<R>(unit.value);
+    if (scales != nullptr) {
+      scales->norm2[i] = norm2;
+      scales->key[i] = unit;
     }
+  }
+  TransposeRows<true>(rows.data, pitch, kBlock, layout.key_rows, factors, block.keys_queries,
+                      2 * kBlock);
+  for (Index i = 0; i < kBlock; ++i) {
+    R* q = load(input.q, i);
+    factors[i] = R(0);
+    if (i >= input.count) continue;
+    const W query =
+        StepSize::kNormalizeQuery ? InverseNorm(SquaredNorm<W>(q, pitch), epsilon) : W(1);
+    factors[i] = ScaleBeyondRange(query * W(problem.scale), q, pitch);
+    if (scales != nullptr) scales->query[i] = query;
+  }
+  TransposeRows<true>(rows.data, pitch, kBlock, layout.key_rows, factors,
+                      block.keys_queries + kBlock, 2 * kBlock);
+  for (Index i = 0; i < kBlock; ++i) {
     for (Index panel = 0; panel < layout.panels; ++panel) {
       const Index first = panel * kPanel<R>;
       const Index columns = i < input.count ? std::min(kPanel<R>, layout.value_dim - first) : 0;
-      LoadRow(columns > 0 ? input.v[i] + first : nullptr, columns, value_factor,
+      LoadRow(columns > 0 ? input.v[i] + first : nullptr, columns, value_factors[i],
               block.values + (panel * kBlock + i) * kPanel<R>, kPanel<R>);
-    }
-    if (i % 4 == 3) {
-      R* to = block.keys_queries + i - 3;
-      Transpose(rows.k, pitch, 4, layout.key_rows, to, 2 * kBlock);
-      Transpose(rows.q, pitch, 4, layout.key_rows, to + kBlock, 2 * kBlock);
     }
   }
   BlockMatrices(layout, LogDecay<R>(input.g, input.count), block);
+}
+
+// How many neighbouring heads one task takes turns at. In [B, T, H, K] the rows of one head lie a
+// token apart, on a page each: walking one head alone costs a page-table walk for every row, which
+// neighbours share. Their states together are to stay in L2.
+template <class R>
+Index GroupOfHeads(const Problem& problem, const BlockLayout<R>& layout, Index threads) {
+  constexpr Index kStateBytes = Index{512} << 10;
+  const Index fitting = kStateBytes / (layout.StateSize() * static_cast<Index>(sizeof(R)));
+  const Index fair = problem.sequences * problem.value_heads / std::max<Index>(threads, 1);
+  return std::clamp<Index>(std::min(fitting, fair), 1, std::min<Index>(problem.value_heads, 16));
 }
 
 }  // namespace KLA_SIMD_VARIANT

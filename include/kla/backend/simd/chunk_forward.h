@@ -14,92 +14,148 @@ inline namespace KLA_SIMD_VARIANT {
 
 // A head is computed in segments of blocks: pack the blocks (they stay in L2), then walk each panel
 // of the state through them (it stays in L1), then write the outputs.
-// Many heads: each is one task. Few heads: the blocks of a segment are packed, and the panels of
-// the state are walked, as tasks; the same functions on the same numbers, so the same bits.
+// Many heads: a few neighbours are one task, which takes turns at them segment by segment, because
+// their tokens share pages of memory. Few heads: the blocks of a segment are packed, and the panels
+// of the state are walked, as tasks; the same functions on the same numbers, so the same bits.
 template <class StepSize, class T, class State, Index kChunk>
 class ChunkForwardHeads {
  public:
   using R = Accumulator<T>;
   using Args = ChunkForwardArgs<T, State>;
-  static constexpr Index kSegment = 8;   // blocks, where a head is one task
-  static constexpr Index kWindow = 128;  // blocks, where they are tasks
+  static constexpr Index kSegment = 4;                    // blocks, where a head is one task
+  static constexpr Index kWindow = 128;                   // blocks, where they are tasks
+  static constexpr Index kCachedOutput = Index{4} << 20;  // bytes of o that a cache may still hold
 
   explicit ChunkForwardHeads(const Args& args)
       : args_(args),
         problem_(MakeProblem(args)),
         layout_(problem_.key_dim, problem_.value_dim),
-        block_size_(WholeLines<R>(layout_.BlockSize())) {}
+        block_size_(WholeLines<R>(layout_.BlockSize())),
+        stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
+                    static_cast<Index>(sizeof(T)) >
+                kCachedOutput) {}
 
   template <class Executor>
   void Run(const Executor& executor) const {
-    const Index heads = problem_.sequences * problem_.value_heads;
-    if (heads < 2 * executor.Concurrency() && executor.Concurrency() > 1) {
-      const AlignedArray<R> memory(WorkspaceSize(WindowBlocks()));
-      for (Index head = 0; head < heads; ++head) {
-        RunHead(executor, head, WindowBlocks(), memory.data());
+    const Index heads = problem_.value_heads, threads = executor.Concurrency();
+    if (threads > 1 && problem_.sequences * heads < 2 * threads) {
+      const AlignedArray<R> memory(WorkspaceSize(1, WindowBlocks()));
+      for (Index n = 0; n < problem_.sequences; ++n) {
+        for (Index head = 0; head < heads; ++head) {
+          RunHeads(executor, n, head, 1, WindowBlocks(), memory.data());
+        }
       }
     } else {
-      RunTasks<R>(executor, heads, WorkspaceSize(kSegment),
-                  [&](Index head, R* memory) { RunHead(Serial{}, head, kSegment, memory); });
+      const Index group = GroupOfHeads(problem_, layout_, threads);
+      const Index groups = (heads + group - 1) / group;
+      RunTasks<R>(executor, problem_.sequences * groups, WorkspaceSize(group, kSegment),
+                  [&](Index task, R* memory) {
+                    const Index first = task % groups * group;
+                    RunHeads(Serial{}, task / groups, first, std::min(group, heads - first),
+                             kSegment, memory);
+                  });
     }
   }
 
  private:
-  Index WorkspaceSize(Index blocks) const { return layout_.StateSize() + blocks * block_size_; }
+  Index WorkspaceSize(Index heads, Index blocks) const {
+    return heads * layout_.StateSize() + blocks * block_size_;
+  }
   Index WindowBlocks() const {
     return std::clamp<Index>((problem_.tokens + kBlock - 1) / kBlock, 1, kWindow);
   }
 
   template <class Executor>
-  void RunHead(const Executor& executor, Index task, Index segment, R* memory) const {
-    const Index n = task / problem_.value_heads, head = task % problem_.value_heads;
+  void RunHeads(const Executor& executor, Index n, Index first, Index heads, Index segment,
+                R* memory) const {
     const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
-    R* state = memory;
-    R* blocks = memory + layout_.StateSize();
-    LoadState(layout_, args_.initial_state, n, head, state);
+    R* blocks = memory + heads * layout_.StateSize();
+    for (Index i = 0; i < heads; ++i) {
+      LoadState(layout_, args_.initial_state, n, first + i, memory + i * layout_.StateSize());
+    }
     for (Index begin = 0; begin < span.length; begin += segment * kBlock) {
       const Index end = std::min(span.length, begin + segment * kBlock);
-      const Index count = (end - begin + kBlock - 1) / kBlock;
-      executor.ParallelFor(count, [&](Index i) {
-        const Index t = begin + i * kBlock;
-        const BlockInput<T> input(args_, span.batch, span.begin + t, std::min(kBlock, end - t),
-                                  problem_.KeyHeadOf(head), head);
-        PackBlock<StepSize, T>(input, layout_, problem_, BlockAt(blocks, i),
-                               static_cast<TokenScales<R>*>(nullptr));
-      });
-      executor.ParallelFor(layout_.panels, [&](Index panel) {
-        WalkPanel(n, head, begin, count, panel, blocks, state + panel * layout_.PanelSize());
-      });
-      executor.ParallelFor(count, [&](Index i) {
-        const Index t = begin + i * kBlock;
-        for (Index j = 0; j < std::min(kBlock, end - t); ++j) {
-          StoreOutput(BlockAt(blocks, i), j, args_.o.Row(span.batch, span.begin + t + j, head));
-        }
-      });
+      for (Index i = 0; i < heads; ++i) {
+        const bool last = i + 1 == heads;
+        const Tokens next{span, last ? first : first + i + 1, last ? end : begin,
+                          std::min(span.length, (last ? end : begin) + segment * kBlock)};
+        RunSegment(executor, n, {span, first + i, begin, end}, next,
+                   memory + i * layout_.StateSize(), blocks);
+      }
     }
-    StoreState(layout_, state, args_.final_state, n, head);
+    for (Index i = 0; i < heads; ++i) {
+      StoreState(layout_, memory + i * layout_.StateSize(), args_.final_state, n, first + i);
+    }
+  }
+
+  // Tokens [begin, end) of one head of a sequence.
+  struct Tokens {
+    SequenceSpan span;
+    Index head, begin, end;
+  };
+
+  template <class Executor>
+  void RunSegment(const Executor& executor, Index n, const Tokens& at, const Tokens& next, R* state,
+                  R* blocks) const {
+    const auto& [span, head, begin, end] = at;
+    const Index count = (end - begin + kBlock - 1) / kBlock;
+    executor.ParallelFor(count, [&](Index i) {
+      const Index t = begin + i * kBlock;
+      const BlockInput<T> input(args_, span.batch, span.begin + t, std::min(kBlock, end - t),
+                                problem_.KeyHeadOf(head), head);
+      PackBlock<StepSize, T>(input, layout_, problem_, BlockAt(blocks, i),
+                             static_cast<TokenScales<R>*>(nullptr));
+    });
+    executor.ParallelFor(layout_.panels, [&](Index panel) {
+      WalkPanel(n, at, next, panel, blocks, state + panel * layout_.PanelSize());
+    });
+    executor.ParallelFor(count, [&](Index i) {
+      const Index t = begin + i * kBlock;
+      for (Index j = 0; j < std::min(kBlock, end - t); ++j) {
+        StoreOutput(BlockAt(blocks, i), j, args_.o.Row(span.batch, span.begin + t + j, head));
+      }
+      if (stream_) hwy::FlushStream();
+    });
   }
 
   // `count` blocks of one panel; keeps the state that enters each chunk where asked to.
-  void WalkPanel(Index n, Index head, Index begin, Index count, Index panel, R* blocks,
+  void WalkPanel(Index n, const Tokens& at, const Tokens& next, Index panel, R* blocks,
                  R* state) const {
     PanelScratch<R> scratch;
-    for (Index i = 0; i < count; ++i) {
-      const Index t = begin + i * kBlock;
+    for (Index i = 0; at.begin + i * kBlock < at.end; ++i) {
+      const Index t = at.begin + i * kBlock;
       if (!args_.chunk_states.is_null() && t % kChunk == 0) {
         const Index chunk = ChunksBefore(args_.cu_seqlens, problem_.tokens, n, kChunk) + t / kChunk;
-        StorePanel(state, layout_, panel, args_.chunk_states.Row(chunk, head, 0),
+        StorePanel(state, layout_, panel, args_.chunk_states.Row(chunk, at.head, 0),
                    args_.chunk_states.template stride<Key>(), 1);
       }
+      Prefetch(next, i, panel);
       WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch);
     }
   }
 
+  // What is packed next arrives in L2 while this segment computes: block i's share of `panel`.
+  HWY_INLINE void Prefetch(const Tokens& next, Index i, Index panel) const {
+    const Index key_head = problem_.KeyHeadOf(next.head);
+    const Index begin = next.begin + i * kBlock, end = std::min(next.end, begin + kBlock);
+    for (Index t = begin + panel; t < end; t += layout_.panels) {
+      const Index token = next.span.begin + t;
+      PrefetchRow(args_.k.Row(next.span.batch, token, key_head), layout_.key_dim);
+      PrefetchRow(args_.q.Row(next.span.batch, token, key_head), layout_.key_dim);
+      PrefetchRow(args_.v.Row(next.span.batch, token, next.head), layout_.value_dim);
+    }
+  }
+
   void StoreOutput(const Block<R>& block, Index i, T* to) const {
+    alignas(64) R row[RoundUp(kMaxHeadDim, kPanel<R>)];
     for (Index panel = 0; panel < layout_.panels; ++panel) {
-      const Index first = panel * kPanel<R>;
-      ConvertRow(block.values + (panel * kBlock + i) * kPanel<R>,
-                 std::min(kPanel<R>, layout_.value_dim - first), to + first);
+      CopyRow(block.values + (panel * kBlock + i) * kPanel<R>, kPanel<R>, row + panel * kPanel<R>,
+              kPanel<R>);
+    }
+    if (stream_) {
+      StreamRow(row, layout_.value_dim, to);
+    } else {
+      ConvertRow(row, layout_.value_dim, to);
     }
   }
 
@@ -109,6 +165,7 @@ class ChunkForwardHeads {
   Problem problem_;
   BlockLayout<R> layout_;
   Index block_size_;
+  bool stream_;  // outputs go past the caches
 };
 
 }  // namespace KLA_SIMD_VARIANT

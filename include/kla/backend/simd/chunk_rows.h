@@ -4,7 +4,10 @@
 #ifndef KLA_BACKEND_SIMD_CHUNK_ROWS_H_
 #define KLA_BACKEND_SIMD_CHUNK_ROWS_H_
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
+#include <cstdint>
 #include <type_traits>
 
 #include "kla/backend/simd/micro_tile.h"
@@ -40,6 +43,49 @@ HWY_INLINE void LoadRow(const T* HWY_RESTRICT from, Index count, R factor, R* HW
   for (; i < padded; i += kLanes<R>) hn::Store(hn::Zero(d), d, to + i);
 }
 
+template <class R, class T>
+HWY_INLINE void CopyRow(const T* HWY_RESTRICT from, Index count, R* HWY_RESTRICT to, Index padded) {
+  LoadRow(from, count, R(1), to, padded);
+}
+
+// ConvertRow past the caches, for output that is larger than they are: reading the lines before
+// overwriting them would cost as much as the writing. Lines that the row covers in part are written
+// as usual. FlushStream() before others may read the result.
+template <class R, class T>
+HWY_INLINE void StreamRow(const R* HWY_RESTRICT from, Index count, T* HWY_RESTRICT to) {
+  if constexpr (std::is_same_v<R, T>) {
+    const Tag<R> d;
+    constexpr auto kVector = static_cast<std::uintptr_t>(kLanes<R>) * sizeof(R);
+    const auto address = reinterpret_cast<std::uintptr_t>(to);
+    Index i = 0;
+    if (address % sizeof(R) == 0) {
+      const Index head =
+          std::min(count, static_cast<Index>((kVector - address % kVector) % kVector / sizeof(R)));
+      for (; i < head; ++i) to[i] = from[i];
+      for (; i + kLanes<R> <= count; i += kLanes<R>) {
+        hn::Stream(hn::LoadU(d, from + i), d, to + i);
+      }
+    }
+    ConvertRow(from + i, count - i, to + i);
+  } else {
+    ConvertRow(from, count, to);
+  }
+}
+
+// Fetches the lines of a row. Whoever calls this must be inlined as well: GCC takes a function that
+// does nothing else for one without effects, and drops calls of it.
+template <class T>
+HWY_INLINE void PrefetchRow(const T* row, Index count) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  const char* bytes = reinterpret_cast<const char*>(row);
+  for (Index i = 0; i < count * static_cast<Index>(sizeof(T)); i += 64) {
+    __builtin_prefetch(bytes + i, 0, 3);
+  }
+#else
+  static_cast<void>(row), static_cast<void>(count);
+#endif
+}
+
 // <x, y> over `padded` elements, a multiple of the lanes. Two sums of vectors: enough to hide most
 // of the latency at the lengths of a head, and an order that depends on the target alone.
 template <class R>
@@ -70,61 +116,126 @@ HWY_INLINE W SquaredNorm(const R* HWY_RESTRICT x, Index padded) {
   return static_cast<W>(norm2);
 }
 
-// x *= factor over `padded` elements. In W where the factor, or 1 / factor, leaves the normal range
-// of R (float: 1e-38): then |x|^2 did, too.
+// x *= factor over `padded` elements.
 template <class W, class R>
 HWY_INLINE void ScaleInPlace(W factor, R* HWY_RESTRICT x, Index padded) {
   const Tag<R> d;
-  if constexpr (!std::is_same_v<W, R>) {
-    constexpr W kSmallest(1e-30), kLargest(1e30);
-    if (!(factor > kSmallest && factor < kLargest)) [[unlikely]] {
-      for (Index i = 0; i < padded; ++i) x[i] = static_cast<R>(factor * static_cast<W>(x[i]));
-      return;
-    }
-  }
   const auto scale = hn::Set(d, static_cast<R>(factor));
   for (Index i = 0; i < padded; i += kLanes<R>) {
     hn::Store(hn::Mul(scale, hn::Load(d, x + i)), d, x + i);
   }
 }
 
+// `factor` in R, by which x is still to be multiplied. Where it, or 1 / factor, leaves the normal
+// range of R (float: 1e-38), as |x|^2 then did, x has been multiplied in W instead: 1.
+template <class W, class R>
+HWY_INLINE R ScaleBeyondRange(W factor, R* HWY_RESTRICT x, Index padded) {
+  if constexpr (!std::is_same_v<W, R>) {
+    constexpr W kSmallest(1e-30), kLargest(1e30);
+    if (!(factor > kSmallest && factor < kLargest)) [[unlikely]] {
+      for (Index i = 0; i < padded; ++i) x[i] = static_cast<R>(factor * static_cast<W>(x[i]));
+      return R(1);
+    }
+  }
+  return static_cast<R>(factor);
+}
+
 #if HWY_TARGET != HWY_SCALAR
-// A 4 x 4 block: to[c * to_pitch + r] = from[r * pitch + c], both aligned to 4 elements.
-HWY_INLINE void Transpose4(const float* HWY_RESTRICT from, Index pitch, float* HWY_RESTRICT to,
-                           Index to_pitch) {
-  const hn::FixedTag<float, 4> d;
-  const hn::RepartitionToWide<decltype(d)> pairs;
-  const auto a = hn::Load(d, from), b = hn::Load(d, from + pitch);
-  const auto c = hn::Load(d, from + 2 * pitch), e = hn::Load(d, from + 3 * pitch);
-  const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
-  const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
-  const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e));
-  const auto ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
-  hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to);
-  hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + to_pitch);
-  hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + 2 * to_pitch);
-  hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + 3 * to_pitch);
+// Transposes the 4 x 4 matrix in every 128-bit block of four vectors.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void TransposeBlocks(D d, V (&v)[4]) {
+  const hn::RepartitionToWide<D> pairs;
+  const auto low01 = hn::BitCast(pairs, hn::InterleaveLower(d, v[0], v[1]));
+  const auto high01 = hn::BitCast(pairs, hn::InterleaveUpper(d, v[0], v[1]));
+  const auto low23 = hn::BitCast(pairs, hn::InterleaveLower(d, v[2], v[3]));
+  const auto high23 = hn::BitCast(pairs, hn::InterleaveUpper(d, v[2], v[3]));
+  v[0] = hn::BitCast(d, hn::InterleaveLower(pairs, low01, low23));
+  v[1] = hn::BitCast(d, hn::InterleaveUpper(pairs, low01, low23));
+  v[2] = hn::BitCast(d, hn::InterleaveLower(pairs, high01, high23));
+  v[3] = hn::BitCast(d, hn::InterleaveUpper(pairs, high01, high23));
 }
 #endif
 
-// to[c * to_pitch + r] = from[r * pitch + c] for r < rows, c < columns; pitches and, where there
-// are vectors of 4, rows and columns are multiples of 4.
-template <class R>
-HWY_INLINE void Transpose(const R* HWY_RESTRICT from, Index pitch, Index rows, Index columns,
-                          R* HWY_RESTRICT to, Index to_pitch) {
-#if HWY_TARGET != HWY_SCALAR
+#if HWY_CAP_GE512
+// 16 x 16 floats: to[c * to_pitch + r] = factors[r] * from[r * pitch + c]; factors null: 1.
+// Blocks of 128 bits are transposed inside first, then among each other: 80 shuffles and blends.
+template <bool kScale>
+HWY_INLINE void Transpose16(const float* HWY_RESTRICT from, Index pitch,
+                            const float* HWY_RESTRICT factors, float* HWY_RESTRICT to,
+                            Index to_pitch) {
+  const Tag<float> d;
+  using V = Vector<float>;
+  V quads[4][4];  // [g][c]: rows 4 g ... of columns c, c + 4, c + 8, c + 12, a block each
+  HWY_UNROLL(4) for (int g = 0; g < 4; ++g) {
+    HWY_UNROLL(4) for (int r = 0; r < 4; ++r) {
+      quads[g][r] = hn::Load(d, from + (4 * g + r) * pitch);
+      if constexpr (kScale) {
+        quads[g][r] = hn::Mul(quads[g][r], hn::Set(d, factors[4 * g + r]));
+      }
+    }
+    TransposeBlocks(d, quads[g]);
+  }
+  HWY_UNROLL(4) for (int c = 0; c < 4; ++c) {
+    const V q0 = quads[0][c], q1 = quads[1][c], q2 = quads[2][c], q3 = quads[3][c];
+    const V even01 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(q1), q0);
+    const V odd01 = hn::OddEvenBlocks(q1, hn::SwapAdjacentBlocks(q0));
+    const V even23 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(q3), q2);
+    const V odd23 = hn::OddEvenBlocks(q3, hn::SwapAdjacentBlocks(q2));
+    float* row = to + c * to_pitch;
+    hn::Store(hn::ConcatLowerLower(d, even23, even01), d, row);
+    hn::Store(hn::ConcatLowerLower(d, odd23, odd01), d, row + 4 * to_pitch);
+    hn::Store(hn::ConcatUpperUpper(d, even23, even01), d, row + 8 * to_pitch);
+    hn::Store(hn::ConcatUpperUpper(d, odd23, odd01), d, row + 12 * to_pitch);
+  }
+}
+#endif
+
+// to[c * to_pitch + r] = factors[r] * from[r * pitch + c] for r < rows and c < columns, multiples
+// of 16 (of 4 below AVX-512, of 1 without vectors); rows of both lie on vector boundaries.
+template <bool kScale, class R>
+HWY_INLINE void TransposeRows(const R* HWY_RESTRICT from, Index pitch, Index rows, Index columns,
+                              const R* HWY_RESTRICT factors, R* HWY_RESTRICT to, Index to_pitch) {
+#if HWY_CAP_GE512
   if constexpr (std::is_same_v<R, float>) {
+    for (Index c = 0; c < columns; c += 16) {
+      for (Index r = 0; r < rows; r += 16) {
+        Transpose16<kScale>(from + r * pitch + c, pitch, factors + (kScale ? r : 0),
+                            to + c * to_pitch + r, to_pitch);
+      }
+    }
+    return;
+  }
+#elif HWY_TARGET != HWY_SCALAR
+  if constexpr (std::is_same_v<R, float>) {
+    const hn::FixedTag<float, 4> d;
     for (Index c = 0; c < columns; c += 4) {
       for (Index r = 0; r < rows; r += 4) {
-        Transpose4(from + r * pitch + c, pitch, to + c * to_pitch + r, to_pitch);
+        hn::Vec<decltype(d)> quad[4];
+        HWY_UNROLL(4) for (int i = 0; i < 4; ++i) {
+          quad[i] = hn::Load(d, from + (r + i) * pitch + c);
+          if constexpr (kScale) quad[i] = hn::Mul(quad[i], hn::Set(d, factors[r + i]));
+        }
+        TransposeBlocks(d, quad);
+        HWY_UNROLL(4) for (int i = 0; i < 4; ++i) {
+          hn::Store(quad[i], d, to + (c + i) * to_pitch + r);
+        }
       }
     }
     return;
   }
 #endif
   for (Index c = 0; c < columns; ++c) {
-    for (Index r = 0; r < rows; ++r) to[c * to_pitch + r] = from[r * pitch + c];
+    for (Index r = 0; r < rows; ++r) {
+      const R value = from[r * pitch + c];
+      to[c * to_pitch + r] = kScale ? factors[r] * value : value;
+    }
   }
+}
+
+template <class R>
+HWY_INLINE void Transpose(const R* HWY_RESTRICT from, Index pitch, Index rows, Index columns,
+                          R* HWY_RESTRICT to, Index to_pitch) {
+  TransposeRows<false>(from, pitch, rows, columns, static_cast<const R*>(nullptr), to, to_pitch);
 }
 
 }  // namespace KLA_SIMD_VARIANT
