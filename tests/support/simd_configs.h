@@ -13,7 +13,7 @@ namespace kla::test {
 using SimdFloatConfigs =
     ::testing::Types<Config<Simd, float, 64, 64>, Config<Simd, float, 96, 192>,
                      Config<Simd, float, 128, 128, 32>, Config<Simd, float, 256, 256, 64>,
-                     Config<Simd, float, 100, 60, 16>, Config<Simd, float, 1, 1>,
+                     Config<Simd, float, 100, 60, 16>, Config<Simd, float, 5, 3>,
                      Config<Simd, float, 20, 33, kAutoChunk, ShapeKnown::kDynamic>>;
 using SimdOtherConfigs =
     ::testing::Types<Config<Simd, double, 48, 80>,
