@@ -13,10 +13,10 @@
 //   body exceeds the state at most twofold.
 //
 // One record a head, in this order, each part 64-byte aligned:
-//   A, c   double          u   B [rows]          d   B [columns]
+//   A, c   double          u   B [row_pitch]     d   B [columns]
 //   X      State, tiles of [rows, width], width the multiple of the lanes below
-// B = Accumulator<State>; rows and columns are K and V padded. Zero bytes are the state 0 (A = 0),
-// and what pads X, u and d stays 0.
+// B = Accumulator<State>; rows, row_pitch and columns are K, K and V padded. Zero bytes are the
+// state 0 (A = 0), and what pads X, u and d stays 0.
 #ifndef KLA_BACKEND_SIMD_DECODE_PACKING_H_
 #define KLA_BACKEND_SIMD_DECODE_PACKING_H_
 
@@ -49,20 +49,27 @@ class DecodeLayout {
   constexpr DecodeLayout(Index key_dim, Index value_dim)
       : rows_(RoundUp(key_dim, kRowMultiple)),
         vectors_(RoundUp(value_dim, kLanes<float>) / kLanes<float>),
-        tiles_((vectors_ + MaxVectors() - 1) / MaxVectors()) {}
+        tiles_((vectors_ + MaxVectors() - 1) / MaxVectors()),
+        narrow_(vectors_ / tiles_),
+        wider_(vectors_ % tiles_) {}
 
   constexpr Index rows() const { return rows_; }
+  constexpr Index row_pitch() const { return RoundUp(rows_, kLanes<float>); }
   constexpr Index columns() const { return vectors_ * kLanes<float>; }
 
   // Tiles are of equal width, or differ by one vector.
   constexpr Index tiles() const { return tiles_; }
   constexpr Index TileBegin(Index tile) const {
-    return (tile * (vectors_ / tiles_) + std::min(tile, vectors_ % tiles_)) * kLanes<float>;
+    return (tile * narrow_ + std::min(tile, wider_)) * kLanes<float>;
   }
-  constexpr Index TileWidth(Index tile) const { return TileBegin(tile + 1) - TileBegin(tile); }
+  constexpr Index TileWidth(Index tile) const {
+    return (narrow_ + (tile < wider_ ? 1 : 0)) * kLanes<float>;
+  }
 
   constexpr Index UpdateKeyBytes() const { return 64; }
-  constexpr Index UpdateValueBytes() const { return UpdateKeyBytes() + Padded(rows_, sizeof(B)); }
+  constexpr Index UpdateValueBytes() const {
+    return UpdateKeyBytes() + Padded(row_pitch(), sizeof(B));
+  }
   constexpr Index TileBytes(Index tile) const {
     return UpdateValueBytes() + Padded(columns(), sizeof(B)) +
            rows_ * TileBegin(tile) * static_cast<Index>(sizeof(State));
@@ -79,6 +86,7 @@ class DecodeLayout {
   }
 
   Index rows_, vectors_, tiles_;
+  Index narrow_, wider_;  // vectors of a tile, and how many tiles have one more
 };
 
 // A and c, at the start of a record.

@@ -5,6 +5,8 @@
 
 #include <hwy/cache_control.h>
 
+#include <algorithm>
+
 #include "kla/backend/simd/vector_math.h"
 
 namespace kla {
@@ -19,8 +21,6 @@ struct DecodeVectors {
   const R* update_value;  // d [width]
   const R* key;           // k~ [rows]
   const R* query;         // scale q^ [rows]
-  R* by_key;              // X^T k~ [width], written
-  R* by_query;            // X^T scale q^ [width], written
 };
 
 // What to bring into cache meanwhile: `step` bytes further with every row.
@@ -29,24 +29,23 @@ struct DecodePrefetch {
   Index step;
 };
 
-// One token over kVectors vectors of columns of the body X:
-//   X <- c X + u d^T,   by_key = X^T k~,   by_query = X^T scale q^
-// X [rows, kVectors * kLanes<R>], read at `from` and written at `to` (which may be the same), rows
-// `pitch` elements apart. Each element is read once and written once, for 1 multiply and 3
-// multiply-adds: on two multiply-add ports 2 cycles a vector, whether it comes from cache or not.
-// kPrefetches lines are prefetched a row.
+// One token over kVectors vectors of columns of the body X [rows, kVectors * kLanes<R>]:
+//   X <- c X + u d^T,   p = X^T k~,   r = X^T scale q^,   then finish(column, p, r) for each vector
+// X is read at `from` and written at `to` (which may be the same), rows `pitch` elements apart.
+// Each element is read once and written once, for 1 multiply and 3 multiply-adds: on two
+// multiply-add ports 2 cycles a vector, out of any cache. kPrefetches lines are prefetched a row.
 // The sums of narrow passes run in kParts interleaved parts, to cover the latency of an addition.
-template <class R, int kVectors, int kPrefetches, class From, class To>
-HWY_NOINLINE void DecodePass(const From* from, To* to, Index pitch, Index rows,
-                             const DecodeVectors<R>& token, const DecodePrefetch& prefetch) {
+template <class R, int kVectors, int kPrefetches, class From, class To, class Finish>
+HWY_INLINE void DecodePass(const From* from, To* to, Index pitch, Index rows,
+                           const DecodeVectors<R>& token, const DecodePrefetch& prefetch,
+                           const Finish& finish) {
   constexpr int kParts = kVectors == 1 ? 4 : kVectors == 2 ? 2 : 1;
-  const Tag<R> d;
-  const auto rescale = hn::Set(d, token.rescale);
-  Vector<R> by_key[kParts][kVectors], by_query[kParts][kVectors], value[kVectors];
+  const Tag<R> tag;
+  const auto rescale = hn::Set(tag, token.rescale);
+  Vector<R> p[kParts][kVectors], r[kParts][kVectors], d[kVectors];
   Unroll<kVectors>([&](auto j) KLA_SIMD_INLINE {
-    value[j] = LoadAs<R>(token.update_value + j * kLanes<R>);
-    Unroll<kParts>([&](auto part)
-                       KLA_SIMD_INLINE { by_key[part][j] = by_query[part][j] = hn::Zero(d); });
+    d[j] = LoadAs<R>(token.update_value + j * kLanes<R>);
+    Unroll<kParts>([&](auto part) KLA_SIMD_INLINE { p[part][j] = r[part][j] = hn::Zero(tag); });
   });
   // Locals, since stores of vectors may alias whatever a reference leads to.
   const R* const update_key = token.update_key;
@@ -58,59 +57,61 @@ HWY_NOINLINE void DecodePass(const From* from, To* to, Index pitch, Index rows,
     Unroll<kParts>([&](auto part) KLA_SIMD_INLINE {
       Unroll<kPrefetches>([&](auto line) KLA_SIMD_INLINE { hwy::Prefetch(next + line * 64); });
       next += step;
-      const auto u = hn::Set(d, update_key[i + part]);
-      const auto k = hn::Set(d, key[i + part]);
-      const auto q = hn::Set(d, query[i + part]);
+      const auto u = hn::Set(tag, update_key[i + part]);
+      const auto k = hn::Set(tag, key[i + part]);
+      const auto q = hn::Set(tag, query[i + part]);
       Unroll<kVectors>([&](auto j) KLA_SIMD_INLINE {
         const auto old = LoadAs<R>(from + (i + part) * pitch + j * kLanes<R>);
-        const auto x = hn::MulAdd(u, value[j], hn::Mul(old, rescale));
+        const auto x = hn::MulAdd(u, d[j], hn::Mul(old, rescale));
         StoreAs<R>(x, to + (i + part) * pitch + j * kLanes<R>);
-        by_key[part][j] = hn::MulAdd(x, k, by_key[part][j]);
-        by_query[part][j] = hn::MulAdd(x, q, by_query[part][j]);
+        p[part][j] = hn::MulAdd(x, k, p[part][j]);
+        r[part][j] = hn::MulAdd(x, q, r[part][j]);
       });
     });
   }
   Unroll<kVectors>([&](auto j) KLA_SIMD_INLINE {
     Unroll<kParts - 1>([&](auto part) KLA_SIMD_INLINE {
-      by_key[0][j] = hn::Add(by_key[0][j], by_key[part + 1][j]);
-      by_query[0][j] = hn::Add(by_query[0][j], by_query[part + 1][j]);
+      p[0][j] = hn::Add(p[0][j], p[part + 1][j]);
+      r[0][j] = hn::Add(r[0][j], r[part + 1][j]);
     });
-    StoreAs<R>(by_key[0][j], token.by_key + j * kLanes<R>);
-    StoreAs<R>(by_query[0][j], token.by_query + j * kLanes<R>);
+    finish(j * kLanes<R>, p[0][j], r[0][j]);
   });
 }
 
+// Vectors of one pass at most.
+inline constexpr int kPassVectors = 4;
+
+// The widths of the passes over a tile: bit v is set if one of them has v vectors.
+template <class R>
+constexpr unsigned PassWidths(Index tile_width) {
+  const Index vectors = tile_width / kLanes<R>;
+  return (vectors >= kPassVectors ? 1u << kPassVectors : 0u) |
+         (vectors % kPassVectors != 0 ? 1u << (vectors % kPassVectors) : 0u);
+}
+
 // DecodePass over a tile of `width` columns, four vectors at a time (all of them, if R is float).
-// kPrefetchRows: every line of the row ahead; otherwise one line a row.
-template <class R, bool kPrefetchRows, class From, class To>
+// kWidths: those that can occur. kPrefetchRows: every line of the row ahead; otherwise one line a
+// row.
+template <class R, unsigned kWidths, bool kPrefetchRows, class From, class To, class Finish>
 HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
-                           const DecodeVectors<R>& token, const DecodePrefetch& prefetch) {
-  const auto pass = [&](auto vectors, Index begin) KLA_SIMD_INLINE {
-    constexpr int kVectors = decltype(vectors)::value;
-    constexpr Index kRowBytes = kVectors * kLanes<R> * static_cast<Index>(sizeof(From));
-    constexpr int kLines = kPrefetchRows ? static_cast<int>((kRowBytes + 63) / 64) : 1;
-    DecodeVectors<R> part = token;
-    part.update_value += begin;
-    part.by_key += begin;
-    part.by_query += begin;
-    DecodePass<R, kVectors, kLines>(
-        from + begin, to + begin, width, rows, part,
-        {prefetch.next + begin * static_cast<Index>(sizeof(From)), prefetch.step});
-  };
-  for (Index begin = 0; begin < width; begin += 4 * kLanes<R>) {
-    switch ((width - begin) / kLanes<R>) {
-      case 1:
-        pass(std::integral_constant<int, 1>(), begin);
-        break;
-      case 2:
-        pass(std::integral_constant<int, 2>(), begin);
-        break;
-      case 3:
-        pass(std::integral_constant<int, 3>(), begin);
-        break;
-      default:
-        pass(std::integral_constant<int, 4>(), begin);
-    }
+                           const DecodeVectors<R>& token, const DecodePrefetch& prefetch,
+                           const Finish& finish) {
+  for (Index begin = 0; begin < width; begin += kPassVectors * kLanes<R>) {
+    const Index vectors = std::min<Index>(kPassVectors, (width - begin) / kLanes<R>);
+    Unroll<kPassVectors>([&](auto index) KLA_SIMD_INLINE {
+      constexpr int kVectors = index + 1;
+      constexpr Index kRowBytes = kVectors * kLanes<R> * static_cast<Index>(sizeof(From));
+      constexpr int kLines = kPrefetchRows ? static_cast<int>((kRowBytes + 63) / 64) : 1;
+      if constexpr ((kWidths >> kVectors) % 2 == 1) {
+        if (vectors != kVectors) return;
+        DecodeVectors<R> part = token;
+        part.update_value += begin;
+        DecodePass<R, kVectors, kLines>(
+            from + begin, to + begin, width, rows, part,
+            {prefetch.next + begin * static_cast<Index>(sizeof(From)), prefetch.step},
+            [&](Index column, auto p, auto r) KLA_SIMD_INLINE { finish(begin + column, p, r); });
+      }
+    });
   }
 }
 

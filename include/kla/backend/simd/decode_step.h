@@ -18,13 +18,13 @@ inline namespace KLA_SIMD_VARIANT {
 // The scalars of one token, in the unit-key form of math/unit_key.h.
 template <class R>
 struct DecodeToken {
-  double value_scale;  // r_v
-  R step;              // b
-  R alignment;         // scale <k~, q^>
-  R decay;             // a A, which X^T k~ and X^T q^ are multiplied by
-  R inverse_scale;     // 1 / A+
-  double scale;        // A+, after this token
-  double rescale;      // c+, with a A = A+ c+
+  RowFactor<R> value_factor;  // r_v
+  R step;                     // b
+  R alignment;                // scale <k~, q^>
+  R decay;                    // a A, which X^T k~ and X^T q^ are multiplied by
+  R inverse_scale;            // 1 / A+
+  double scale;               // A+, after this token
+  double rescale;             // c+, with a A = A+ c+
 };
 
 // a A as A+ c+: a power of two moves from the scale, which stays in [1/2, 1], to the body.
@@ -38,42 +38,51 @@ inline DecodeScale NormalizeScale(double scale) {
   return {mantissa, std::ldexp(1.0, exponent)};
 }
 
-// One head of one sequence. With the record S = A (c X + u d^T) of decode_packing.h, a token is
+// Heads of sequences, one after the other. With the record S = A (c X + u d^T) of decode_packing.h,
+// a token is
 //   X <- c X + u d^T                                     one pass over X, which yields
 //   p = X^T k~,   r = X^T scale q^                       on the way
 //   delta = b (v~ - a A p),   o = a A r + scale <k~, q^> delta
 //   A+ c+ = a A,   u <- k~,   d <- delta / A+
 // since S~ = a A X is the decayed state, S~ + k~ delta^T the new one, and o = scale S^T q^.
 // q, k [K]   v, o [V]   S [K, V] in place. Reads and writes S once; 6KV flops, and KV for c.
-// Several tokens are applied to a tile of columns while it is in cache, then to the next tile.
-// Zou, Ren, Liu: Kaczmarz Linear Attention, arXiv:2605.08587; unit-key form in math/unit_key.h.
+// Several tokens are applied to a tile of columns while it is in cache, then to the next tile: a
+// walk. Zou, Ren, Liu: Kaczmarz Linear Attention, arXiv:2605.08587; unit-key form in
+// math/unit_key.h.
 template <class StepSize, class T, class State, class Shape>
-class DecodeHead {
+class DecodeHeads {
  public:
   using R = Accumulator<T>;
   using B = Accumulator<State>;
   using Args = DecodeStepArgs<T>;
+  using Pool = DecodeState<Simd, Shape, State>;
 
-  DecodeHead(const Args& args, const Problem& problem, Index head, State* record)
+  DecodeHeads(const Args& args, const Problem& problem, Pool& pool)
       : args_(args),
         problem_(problem),
-        head_(head),
-        key_head_(problem.KeyHeadOf(head)),
-        record_(record),
+        pool_(pool),
         layout_(Shape::kKeyDim == kDynamic ? problem.key_dim : Shape::kKeyDim,
                 Shape::kValueDim == kDynamic ? problem.value_dim : Shape::kValueDim) {}
 
-  void Run(Index batch, Index begin, Index length) {
-    const Index walk = std::min(kMaxWalk, kRowRoom / layout_.rows());
-    for (Index t = 0; t < length; t += walk) {
-      Walk(batch, begin + t, std::min(walk, length - t));
+  // Heads [first, last) of all sequences, counted sequence by sequence. The scalars of a walk are
+  // prepared before the walk that precedes it: a chain of some 200 cycles that hides behind it.
+  void Run(Index first, Index last) {
+    head_ = first;
+    last_head_ = last;
+    token_ = 0;
+    Index at = 0;
+    bool more = PrepareWalk(walks_[at]);
+    while (more) {
+      more = PrepareWalk(walks_[1 - at]);
+      RunWalk(walks_[at]);
+      at = 1 - at;
     }
   }
 
  private:
   // Sizes, or bounds of them for dynamic shapes.
   static constexpr Index kLargestKeyDim = Shape::kKeyDim == kDynamic ? kMaxHeadDim : Shape::kKeyDim;
-  static constexpr Index kRows = DecodeLayout<State>(kLargestKeyDim, 1).rows();
+  static constexpr Index kRows = DecodeLayout<State>(kLargestKeyDim, 1).row_pitch();
   static constexpr Index kColumns =
       RoundUp(Shape::kValueDim == kDynamic ? kMaxHeadDim : Shape::kValueDim, kLanes<float>);
   static constexpr Index kWidth = DecodeLayout<State>::kMaxTileVectors * kLanes<float>;
@@ -83,6 +92,12 @@ class DecodeHead {
       : Shape::kKeyDim == kDynamic || Shape::kValueDim == kDynamic
           ? DecodeLayout<State>::kMaxTileSize
           : kRows * DecodeLayout<State>(Shape::kKeyDim, Shape::kValueDim).TileWidth(0);
+  // Widths of the passes over its tiles, which differ by one vector at most.
+  static constexpr unsigned kWidths = [] {
+    if (Shape::kKeyDim == kDynamic || Shape::kValueDim == kDynamic) return 0b11110u;
+    const DecodeLayout<State> layout(kLargestKeyDim, kColumns);
+    return PassWidths<R>(layout.TileWidth(0)) | PassWidths<R>(layout.TileWidth(layout.tiles() - 1));
+  }();
   // Tokens of one walk over the state, and the room for their keys and queries.
   static constexpr Index kMaxWalk = 16;
   static constexpr Index kRowRoom = std::min(kMaxWalk * kRows, std::max<Index>(4096, kRows));
@@ -90,143 +105,189 @@ class DecodeHead {
   // enough not to push what it reads out of the first-level cache.
   static constexpr Index kPrefetchBytes = 4096;
 
-  void Walk(Index batch, Index begin, Index count) {
-    DecodeScale scale;
-    CopyBytes(record_, sizeof(scale), &scale);
-    LoadUpdate(layout_.UpdateKeyBytes(), layout_.rows(), update_key_);
-    LoadUpdate(layout_.UpdateValueBytes(), layout_.columns(), update_value_);
-    for (Index t = 0; t < count; ++t) {
-      tokens_[t] = Prepare(batch, begin + t, t == 0 ? scale.scale : tokens_[t - 1].scale,
-                           keys_ + t * layout_.rows(), queries_ + t * layout_.rows());
+  // A few tokens of one head of one sequence.
+  struct Walk {
+    Index batch, begin, count;  // tokens [begin, begin + count) of a batch row
+    Index head;
+    State* record;
+    double rescale;  // c before the first token
+    DecodeToken<R> tokens[kMaxWalk];
+    alignas(64) R keys[kRowRoom];     // k~ of each token [count, row_pitch]
+    alignas(64) R queries[kRowRoom];  // scale q^ of each token [count, row_pitch]
+  };
+
+  // The next walk, or false if there is none.
+  bool PrepareWalk(Walk& walk) {
+    for (; head_ < last_head_; ++head_, token_ = 0) {
+      const Index n = problem_.sequences == 1 ? 0 : head_ / problem_.value_heads;
+      const Index slot = args_.slots.is_null() ? n : args_.slots[n];
+      const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
+      if (slot == -1 || token_ >= span.length) continue;
+      walk.batch = span.batch;
+      walk.begin = span.begin + token_;
+      walk.count = std::min({kMaxWalk, kRowRoom / layout_.row_pitch(), span.length - token_});
+      walk.head = head_ - n * problem_.value_heads;
+      walk.record = pool_.Head(slot, walk.head);
+      if (token_ == 0) CopyBytes(walk.record, sizeof(scale_), &scale_);
+      walk.rescale = scale_.rescale;
+      token_ += walk.count;
+      for (Index t = 0; t < walk.count; ++t) {
+        walk.tokens[t] =
+            Prepare(walk.batch, walk.begin + t, walk.head, walk.keys + t * layout_.row_pitch(),
+                    walk.queries + t * layout_.row_pitch());
+      }
+      return true;
     }
-    for (Index tile = 0; tile < layout_.tiles(); ++tile) {
-      WalkTile(tile, batch, begin, count, scale.rescale);
-    }
-    const DecodeToken<R>& last = tokens_[count - 1];
-    scale = {last.scale, last.rescale};
-    CopyBytes(&scale, sizeof(scale), record_);
-    StoreUpdate(keys_ + (count - 1) * layout_.rows(), layout_.rows(), layout_.UpdateKeyBytes());
-    StoreUpdate(update_value_, layout_.columns(), layout_.UpdateValueBytes());
+    return false;
   }
 
-  // k~ and scale q^ [rows], zero-padded, and the scalars of token t.
-  DecodeToken<R> Prepare(Index batch, Index t, double scale, R* key, R* query) const {
-    const T* k = args_.k.Row(batch, t, key_head_);
-    const T* q = args_.q.Row(batch, t, key_head_);
-    const RowProducts products = MultiplyRows(k, q, problem_.key_dim);
-    const auto unit = UnitKey<StepSize>(static_cast<double>(args_.eta(batch, t, head_)),
-                                        products.xx, problem_.epsilon);
+  // k~ and scale q^ [row_pitch], zero-padded, and the scalars of token t.
+  // Advances scale_.
+  DecodeToken<R> Prepare(Index batch, Index t, Index head, R* key, R* query) {
+    const Index key_head =
+        problem_.key_heads == problem_.value_heads ? head : problem_.KeyHeadOf(head);
+    const T* k = args_.k.Row(batch, t, key_head);
+    const T* q = args_.q.Row(batch, t, key_head);
+    const RowProducts products = MultiplyRows<R>(k, q, problem_.key_dim);
+    const auto unit = UnitKey<StepSize>(static_cast<double>(args_.eta(batch, t, head)), products.xx,
+                                        problem_.epsilon);
     const double query_scale = StepSize::kNormalizeQuery
                                    ? problem_.scale * InverseNorm(products.yy, problem_.epsilon)
                                    : problem_.scale;
-    ScaleRow(k, unit.key, problem_.key_dim, key, layout_.rows());
-    ScaleRow(q, query_scale, problem_.key_dim, query, layout_.rows());
-    const double decay = Decay(static_cast<double>(args_.g(batch, t, head_))) * scale;
-    const DecodeScale next = NormalizeScale(decay);
-    return {.value_scale = unit.value,
+    ScaleRow(k, RowFactor<R>(unit.key), problem_.key_dim, key, layout_.row_pitch());
+    ScaleRow(q, RowFactor<R>(query_scale), problem_.key_dim, query, layout_.row_pitch());
+    const double decay = Decay(static_cast<double>(args_.g(batch, t, head))) * scale_.scale;
+    scale_ = NormalizeScale(decay);
+    return {.value_factor = RowFactor<R>(unit.value),
             .step = static_cast<R>(unit.step),
             .alignment = static_cast<R>(products.xy * unit.key * query_scale),
             .decay = static_cast<R>(decay),
-            .inverse_scale = static_cast<R>(1.0 / next.scale),
-            .scale = next.scale,
-            .rescale = next.rescale};
+            .inverse_scale = static_cast<R>(1.0 / scale_.scale),
+            .scale = scale_.scale,
+            .rescale = scale_.rescale};
+  }
+
+  void RunWalk(const Walk& walk) {
+    update_key_ = LoadUpdate(walk, layout_.UpdateKeyBytes(), layout_.row_pitch(), own_update_key_);
+    update_value_ =
+        LoadUpdate(walk, layout_.UpdateValueBytes(), layout_.columns(), own_update_value_);
+    for (Index tile = 0; tile < layout_.tiles(); ++tile) RunTile(walk, tile);
+    const DecodeToken<R>& last = walk.tokens[walk.count - 1];
+    const DecodeScale scale{last.scale, last.rescale};
+    CopyBytes(&scale, sizeof(scale), walk.record);
+    StoreUpdate(walk, walk.keys + (walk.count - 1) * layout_.row_pitch(), layout_.row_pitch(),
+                layout_.UpdateKeyBytes());
+    if constexpr (kConverts) {
+      StoreUpdate(walk, update_value_, layout_.columns(), layout_.UpdateValueBytes());
+    }
   }
 
   // All tokens over one tile of columns. Where arithmetic and storage differ, the tile is kept in R
   // between the first and the last token, so that it is rounded once.
-  void WalkTile(Index tile, Index batch, Index begin, Index count, double first_rescale) {
-    State* const body = AtByte(record_, layout_.TileBytes(tile));
+  void RunTile(const Walk& walk, Index tile) {
+    State* const body = AtByte(walk.record, layout_.TileBytes(tile));
     const Index rows = layout_.rows(), width = layout_.TileWidth(tile);
-    const Index column = layout_.TileBegin(tile);
-    const Index bytes = rows * width * static_cast<Index>(sizeof(State));
+    const Index column = layout_.TileBegin(tile), pitch = layout_.row_pitch();
+    const Index row_bytes = width * static_cast<Index>(sizeof(State));
+    const Index count = walk.count;
+    const Index step = count == 1 ? row_bytes : row_bytes / count;
     const auto* const stream = reinterpret_cast<const char*>(body);
     for (Index t = 0; t < count; ++t) {
       const DecodeVectors<R> vectors{
-          .rescale = static_cast<R>(t == 0 ? first_rescale : tokens_[t - 1].rescale),
-          .update_key = t == 0 ? update_key_ : keys_ + (t - 1) * rows,
+          .rescale = static_cast<R>(t == 0 ? walk.rescale : walk.tokens[t - 1].rescale),
+          .update_key = t == 0 ? update_key_ : walk.keys + (t - 1) * pitch,
           .update_value = update_value_ + column,
-          .key = keys_ + t * rows,
-          .query = queries_ + t * rows,
-          .by_key = by_key_,
-          .by_query = by_query_};
+          .key = walk.keys + t * pitch,
+          .query = walk.queries + t * pitch};
+      const auto run = [&](auto prefetch_rows, const auto* from, auto* to,
+                           const DecodePrefetch& prefetch) KLA_SIMD_INLINE {
+        WithRows(walk, t, column, width, [&](const T* v, T* o) KLA_SIMD_INLINE {
+          DecodeTile<R, kWidths, decltype(prefetch_rows)::value>(
+              from, to, rows, width, vectors, prefetch,
+              Finish(walk.tokens[t], v, o, update_value_ + column));
+        });
+      };
       if (count == 1) {
-        DecodeTile<R, true>(body, body, rows, width, vectors,
-                            {stream + kPrefetchBytes, bytes / rows});
+        run(std::true_type(), body, body, {stream + kPrefetchBytes, step});
+        continue;
+      }
+      // Each token fetches its share of the next tile, which lies behind this one; the last tile of
+      // a head fetches the beginning of the next head.
+      const DecodePrefetch prefetch{stream + rows * (row_bytes + t * step), step};
+      const bool first = t == 0, last = t + 1 == count;
+      if constexpr (!kConverts) {
+        run(std::false_type(), body, body, prefetch);
+      } else if (first) {
+        run(std::false_type(), body, wide_, prefetch);
+      } else if (!last) {
+        run(std::false_type(), wide_, wide_, prefetch);
       } else {
-        // Each token fetches its share of the next tile, which lies behind this one; the last tile
-        // of a head fetches the beginning of the next head.
-        const DecodePrefetch prefetch{stream + bytes + t * (bytes / count), bytes / rows / count};
-        if constexpr (!kConverts) {
-          DecodeTile<R, false>(body, body, rows, width, vectors, prefetch);
-        } else if (t == 0) {
-          DecodeTile<R, false>(body, wide_, rows, width, vectors, prefetch);
-        } else if (t + 1 < count) {
-          DecodeTile<R, false>(wide_, wide_, rows, width, vectors, prefetch);
-        } else {
-          DecodeTile<R, false>(wide_, body, rows, width, vectors, prefetch);
-        }
+        run(std::false_type(), wide_, body, prefetch);
       }
-      Finish(tokens_[t], batch, begin + t, column, width);
     }
   }
 
-  // delta, o and d of one token and one tile.
-  void Finish(const DecodeToken<R>& token, Index batch, Index t, Index column, Index width) {
-    const Tag<R> d;
-    const Index count = std::min(width, problem_.value_dim - column);
-    ScaleRow(args_.v.Row(batch, t, head_) + column, token.value_scale, count, value_, width);
-    const auto decay = hn::Set(d, token.decay), step = hn::Set(d, token.step);
-    const auto alignment = hn::Set(d, token.alignment);
-    const auto inverse_scale = hn::Set(d, token.inverse_scale);
-    for (Index j = 0; j < width; j += kLanes<R>) {
-      const auto recalled = hn::Mul(decay, hn::Load(d, by_key_ + j));
-      const auto delta = hn::Mul(step, hn::Sub(hn::Load(d, value_ + j), recalled));
-      const auto out = hn::MulAdd(decay, hn::Load(d, by_query_ + j), hn::Mul(alignment, delta));
-      hn::Store(out, d, out_ + j);
-      hn::Store(hn::Mul(delta, inverse_scale), d, update_value_ + column + j);
-    }
-    ConvertRow(out_, count, args_.o.Row(batch, t, head_) + column);
+  // body(v, o) with the rows of one token and tile, or with copies where the tile sticks out of
+  // [V].
+  template <class F>
+  HWY_INLINE void WithRows(const Walk& walk, Index t, Index column, Index width, const F& body) {
+    const T* v = args_.v.Row(walk.batch, walk.begin + t, walk.head) + column;
+    T* o = args_.o.Row(walk.batch, walk.begin + t, walk.head) + column;
+    const Index count = problem_.value_dim - column;
+    if (count >= width) return body(v, o);
+    std::fill(std::copy_n(v, count, padded_value_), padded_value_ + width, T(0.0f));
+    body(padded_value_, padded_out_);
+    std::copy_n(padded_out_, count, o);
   }
 
-  // u and d from and to the record, as B.
-  void LoadUpdate(Index bytes, Index count, R* to) const {
-    if constexpr (std::is_same_v<R, B>) {
-      CopyBytes(AtByte(record_, bytes), count * static_cast<Index>(sizeof(B)), to);
+  // delta, o and d, for each vector of columns when its p and r are known.
+  static HWY_INLINE auto Finish(const DecodeToken<R>& token, const T* v, T* o, R* update) {
+    const Tag<R> tag;
+    return [=](Index column, auto p, auto r) KLA_SIMD_INLINE {
+      const auto decay = hn::Set(tag, token.decay);
+      const auto value =
+          hn::Mul(hn::Mul(LoadAs<R>(v + column), hn::Set(tag, token.value_factor.first)),
+                  hn::Set(tag, token.value_factor.second));
+      const auto delta = hn::Mul(hn::Set(tag, token.step), hn::NegMulAdd(decay, p, value));
+      const auto out = hn::MulAdd(decay, r, hn::Mul(hn::Set(tag, token.alignment), delta));
+      StoreAs<R>(out, o + column);
+      hn::Store(hn::Mul(delta, hn::Set(tag, token.inverse_scale)), tag, update + column);
+    };
+  }
+
+  // u or d, `count` elements of B padded to whole vectors: in the record if that holds R, else
+  // copied.
+  R* LoadUpdate(const Walk& walk, Index bytes, Index count, R* own) const {
+    if constexpr (std::is_same_v<R, State>) {
+      return AtByte(walk.record, bytes);
     } else {
-      for (Index i = 0; i < count; ++i) {
-        B value;
-        CopyBytes(AtByte(record_, bytes + i * static_cast<Index>(sizeof(B))), sizeof(B), &value);
-        to[i] = static_cast<R>(value);
-      }
+      const B* from = reinterpret_cast<const B*>(AtByte(walk.record, bytes));
+      for (Index i = 0; i < count; i += kLanes<R>) StoreAs<R>(LoadAs<R>(from + i), own + i);
+      return own;
     }
   }
-  void StoreUpdate(const R* from, Index count, Index bytes) const {
-    if constexpr (std::is_same_v<R, B>) {
-      CopyBytes(from, count * static_cast<Index>(sizeof(B)), AtByte(record_, bytes));
-    } else {
-      for (Index i = 0; i < count; ++i) {
-        const B value = static_cast<B>(from[i]);
-        CopyBytes(&value, sizeof(B), AtByte(record_, bytes + i * static_cast<Index>(sizeof(B))));
-      }
-    }
+  void StoreUpdate(const Walk& walk, const R* from, Index count, Index bytes) const {
+    B* to = reinterpret_cast<B*>(AtByte(walk.record, bytes));
+    for (Index i = 0; i < count; i += kLanes<R>) StoreAs<R>(LoadAs<R>(from + i), to + i);
   }
 
   const Args& args_;
   const Problem& problem_;
-  const Index head_, key_head_;
-  State* const record_;
+  Pool& pool_;
   const DecodeLayout<State> layout_;
 
-  DecodeToken<R> tokens_[kMaxWalk];
-  alignas(64) R keys_[kRowRoom];          // k~ of each token [walk, rows]
-  alignas(64) R queries_[kRowRoom];       // scale q^ of each token [walk, rows]
-  alignas(64) R update_key_[kRows];       // u [rows], from the call before
-  alignas(64) R update_value_[kColumns];  // d [columns]
-  alignas(64) R by_key_[kWidth];          // p of one tile and token
-  alignas(64) R by_query_[kWidth];        // r
-  alignas(64) R value_[kWidth];           // v~
-  alignas(64) R out_[kWidth];             // o
-  alignas(64) R wide_[kTileSize];         // X of one tile in R [rows, width]
+  // Where preparation stands: the head, its next token, and A and c before that.
+  Index head_, last_head_, token_;
+  DecodeScale scale_;
+  Walk walks_[2];  // the one that runs and the one after it
+
+  const R* update_key_;                                  // u [row_pitch], from the call before
+  R* update_value_;                                      // d [columns]
+  alignas(64) R own_update_key_[kConverts ? kRows : 1];  // u, d where the record holds another type
+  alignas(64) R own_update_value_[kConverts ? kColumns : 1];
+  alignas(64) T padded_value_[kWidth];  // v, o of a tile that sticks out of [V]
+  alignas(64) T padded_out_[kWidth];
+  alignas(64) R wide_[kTileSize];  // X of one tile in R [rows, width]
 };
 
 }  // namespace KLA_SIMD_VARIANT
@@ -234,19 +295,18 @@ class DecodeHead {
 
 template <class StepSize, class T, class State, class Shape>
 struct Kernel<DecodeStepOp<StepSize, T, State>, Simd, Shape> {
-  // Tasks are heads of sequences; each is summed in the same order, whoever runs it.
+  // Tasks are runs of heads, four or more for each thread; each head is computed by the same
+  // operations in the same order, whatever run it is in.
   template <class Executor>
   static void Run(const DecodeStepArgs<T>& args, DecodeState<Simd, Shape, State>& pool,
                   const Executor& executor) {
+    using Heads = HWY_NAMESPACE::DecodeHeads<StepSize, T, State, Shape>;
     const Problem problem = MakeProblem(args);
-    executor.ParallelFor(problem.sequences * problem.value_heads, [&](Index task) {
-      const Index n = task / problem.value_heads, head = task % problem.value_heads;
-      const Index slot = args.slots.is_null() ? n : args.slots[n];
-      const auto [batch, begin, length] = SequenceAt(args.cu_seqlens, problem.tokens, n);
-      if (slot == -1 || length == 0) return;
-      HWY_NAMESPACE::DecodeHead<StepSize, T, State, Shape>(args, problem, head,
-                                                           pool.Head(slot, head))
-          .Run(batch, begin, length);
+    const Index heads = problem.sequences * problem.value_heads, threads = executor.Concurrency();
+    const Index run = threads == 1 ? heads : std::max<Index>(1, heads / (4 * threads));
+    if (heads == 0) return;
+    executor.ParallelFor((heads + run - 1) / run, [&](Index task) {
+      Heads(args, problem, pool).Run(task * run, std::min(heads, (task + 1) * run));
     });
   }
 };

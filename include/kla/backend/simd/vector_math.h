@@ -5,7 +5,7 @@
 #ifndef KLA_BACKEND_SIMD_VECTOR_MATH_H_
 #define KLA_BACKEND_SIMD_VECTOR_MATH_H_
 
-#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -183,54 +183,81 @@ HWY_INLINE void StoreAs(Vector<R> value, T* HWY_RESTRICT to) {
 
 // ---- Rows --------------------------------------------------------------------------------------
 
-// |x|^2, |y|^2 and <x, y> of rows of `count` elements, summed in double: no overflow for float and
-// below, and squares of float are exact.
+// |x|^2, |y|^2 and <x, y> of rows of `count` elements.
 struct RowProducts {
   double xx, yy, xy;
 };
 
-template <class T>
-RowProducts MultiplyRows(const T* HWY_RESTRICT x, const T* HWY_RESTRICT y, Index count) {
-  constexpr Index kStep = 2 * kLanes<double>;
-  const Tag<double> d;
-  Vector<double> xx[2], yy[2], xy[2];
+// Summed in R, whose rounding is as fine as that of what the products are used for, and again in
+// double where a square may have left the range of R.
+template <class R, class T>
+HWY_INLINE RowProducts MultiplyRows(const T* HWY_RESTRICT x, const T* HWY_RESTRICT y, Index count) {
+  constexpr Index kStep = 2 * kLanes<R>;
+  const Tag<R> d;
+  Vector<R> xx[2], yy[2], xy[2];
   Unroll<2>([&](auto u) KLA_SIMD_INLINE { xx[u] = yy[u] = xy[u] = hn::Zero(d); });
   Index i = 0;
   for (; i + kStep <= count; i += kStep) {
     Unroll<2>([&](auto u) KLA_SIMD_INLINE {
-      const auto a = LoadAs(d, x + i + u * kLanes<double>);
-      const auto b = LoadAs(d, y + i + u * kLanes<double>);
+      const auto a = LoadAs<R>(x + i + u * kLanes<R>);
+      const auto b = LoadAs<R>(y + i + u * kLanes<R>);
       xx[u] = hn::MulAdd(a, a, xx[u]);
       yy[u] = hn::MulAdd(b, b, yy[u]);
       xy[u] = hn::MulAdd(a, b, xy[u]);
     });
   }
-  const auto sum = [&](const Vector<double>(&parts)[2]) {
-    return hn::GetLane(hn::SumOfLanes(d, hn::Add(parts[0], parts[1])));
+  const auto sum = [&](const Vector<R>(&parts)[2]) KLA_SIMD_INLINE {
+    return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, hn::Add(parts[0], parts[1]))));
   };
   RowProducts result{sum(xx), sum(yy), sum(xy)};
-  for (; i < count; ++i) {
-    const auto a = static_cast<double>(x[i]), b = static_cast<double>(y[i]);
-    result.xx += a * a;
-    result.yy += b * b;
-    result.xy += a * b;
+  const auto add = [&](Index from) {
+    for (Index j = from; j < count; ++j) {
+      const auto a = static_cast<double>(x[j]), b = static_cast<double>(y[j]);
+      result.xx += a * a;
+      result.yy += b * b;
+      result.xy += a * b;
+    }
+  };
+  add(i);
+  if constexpr (!std::is_same_v<R, double>) {
+    const auto in_range = [](double square) { return square > 1e-24 && square < 1e36; };
+    if (!(in_range(result.xx) && in_range(result.yy))) [[unlikely]] {
+      result = {0.0, 0.0, 0.0};
+      add(0);
+    }
   }
   return result;
 }
 
-// to[i] = factor from[i] for i < count, then zeros up to `padded`. Multiplied in double, so that a
-// factor out of the range of float, such as 1 / |k| of a huge or tiny key, does no harm.
-template <class T, class R>
-void ScaleRow(const T* HWY_RESTRICT from, double factor, Index count, R* HWY_RESTRICT to,
-              Index padded) {
-  const Tag<double> d;
-  const auto scale = hn::Set(d, factor);
-  Index i = 0;
-  for (; i + kLanes<double> <= count; i += kLanes<double>) {
-    StoreAs(d, hn::Mul(scale, LoadAs(d, from + i)), to + i);
+// A factor as a product of two, so that neither it nor a row times the first leaves the range of R:
+// 1 / |k| of a huge or tiny key may be beyond float where k / |k| is not.
+template <class R>
+struct RowFactor {
+  RowFactor() = default;
+  explicit RowFactor(double factor) : first(1), second(static_cast<R>(factor)) {
+    const double magnitude = std::abs(factor);
+    if (magnitude < 1e-30 || magnitude > 1e30) [[unlikely]] {
+      int exponent = 0;
+      std::frexp(factor, &exponent);
+      first = std::ldexp(R(1), exponent / 2);
+      second = static_cast<R>(factor / static_cast<double>(first));
+    }
   }
-  for (; i < count; ++i) to[i] = static_cast<R>(factor * static_cast<double>(from[i]));
-  std::fill(to + i, to + padded, R(0));
+  R first, second;
+};
+
+// to[i] = factor from[i] for i < count, then zeros up to `padded`.
+template <class R, class T>
+HWY_INLINE void ScaleRow(const T* HWY_RESTRICT from, RowFactor<R> factor, Index count,
+                         R* HWY_RESTRICT to, Index padded) {
+  const Tag<R> d;
+  const auto first = hn::Set(d, factor.first), second = hn::Set(d, factor.second);
+  Index i = 0;
+  for (; i + kLanes<R> <= count; i += kLanes<R>) {
+    StoreAs<R>(hn::Mul(hn::Mul(LoadAs<R>(from + i), first), second), to + i);
+  }
+  for (; i < count; ++i) to[i] = static_cast<R>(from[i]) * factor.first * factor.second;
+  for (; i < padded; ++i) to[i] = R(0);
 }
 
 // to[i] = from[i], converted with rounding to nearest even.
