@@ -380,6 +380,12 @@ class Table {
     add("offsets_end_early", {0, 2, 4}, "a last offset of T = 5", "4");
     add("offsets_end_late", {0, 2, 6}, "a last offset of T = 5", "6");
     add("offsets_without_sequence", {0}, "a last offset of T = 5", "0");
+    Add("offsets_in_device_memory", "cu_seqlens",
+        "a list in host memory (only DecodeStep on a device reads one there)",
+        "a list in device memory", [](Scene<Op>& s) {
+          s.narrow = {0, kT};
+          s.args.cu_seqlens = IndexList::OnDevice(s.narrow.data(), 2);
+        });
     Add("no_offsets", "cu_seqlens", "offsets that begin with 0", "no offsets", [](Scene<Op>& s) {
       OneRow(s);
       s.wide = {0};
@@ -453,6 +459,12 @@ class Table {
     add("slot_twice", {2, 2}, "every slot at most once", "slot 2 again at position 1");
     add("slots_missing", {0}, "one slot for each of N = 2 sequences", "1");
     add("slots_too_many", {0, 1, 2}, "one slot for each of N = 2 sequences", "3");
+    Add("slots_in_device_memory", "slots",
+        "a list in host memory (only DecodeStep on a device reads one there)",
+        "a list in device memory", [](Scene<Op>& s) {
+          s.narrow = {0, 1};
+          SetSlots(s.args, IndexList::OnDevice(s.narrow.data(), 2));
+        });
     Add("more_sequences_than_slots", "slots", "at most 3 sequences where slots are left out", "4",
         [](Scene<Op>& s) {
           for (const auto& a : s.arguments) {

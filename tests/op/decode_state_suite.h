@@ -240,6 +240,7 @@ TYPED_TEST_P(DecodeStateTest, BadArgumentsThrowAndChangeNothing) {
     const Index extents[] = {n, h, k, v};
     return " = " + internal::ShapeString(extents, 4);
   };
+  const Index device_list[] = {0, 1};
   const struct {
     std::function<void()> call;
     std::string message;
@@ -266,6 +267,12 @@ TYPED_TEST_P(DecodeStateTest, BadArgumentsThrowAndChangeNothing) {
          pool.Store(two.ref(), std::vector<std::int32_t>{0, -2});
        },
        "kla::Store: argument 'slots': expected -1 or a slot below 4, given -2"},
+      {[&] { pool.Store(two.ref(), IndexList::OnDevice(device_list, 2)); },
+       "kla::Store: argument 'slots': expected a list in host memory, given a list in device "
+       "memory"},
+      {[&] { pool.CheckSlots("Step", IndexList::OnDevice(device_list, 2), 2); },
+       "kla::Step: argument 'slots': expected a list in host memory, given a list in device "
+       "memory"},
       {[&] { pool.Reset(-1); }, "kla::Reset: argument 'slot': expected a slot below 4, given -1"},
       {[&] { pool.Reset(4); }, "kla::Reset: argument 'slot': expected a slot below 4, given 4"},
       {[&] { pool.Copy(4, 0); }, "kla::Copy: argument 'from': expected a slot below 4, given 4"},

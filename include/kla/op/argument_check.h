@@ -42,7 +42,6 @@ class ArgumentCheck {
   // against.
   template <class Args>
   Problem Inputs(const Args& args, bool device_lists = false) const {
-    HostList("cu_seqlens", args.cu_seqlens, device_lists);
     HeadDim("q", "K", args.q.template extent<Key>(), Shape::kKeyDim, args.q);
     HeadDim("v", "V", args.v.template extent<Value>(), Shape::kValueDim, args.v);
     const Index heads = args.q.template extent<KeyHead>();
@@ -51,9 +50,8 @@ class ArgumentCheck {
     KLA_CHECK(value_heads > 0 && value_heads % heads == 0, operation_, "v",
               "[B, T, HV, V] with HV a multiple of H = " + std::to_string(heads),
               args.v.ShapeText());
-    if (!args.cu_seqlens.on_device()) {
-      Offsets(args.cu_seqlens, args.q.template extent<Batch>(), args.q.template extent<Time>());
-    }
+    Offsets(args.cu_seqlens, args.q.template extent<Batch>(), args.q.template extent<Time>(),
+            device_lists);
     KLA_CHECK(!args.scale || std::isfinite(*args.scale), operation_, "scale", "a finite number",
               std::to_string(*args.scale));
     KLA_CHECK(std::isfinite(args.epsilon) && args.epsilon >= 0, operation_, "epsilon",
@@ -122,13 +120,18 @@ class ArgumentCheck {
   }
 
   // cu_seqlens of [B, T, ...] arrays: null, or offsets from 0 to T that do not decrease, B = 1.
-  void Offsets(const IndexList& offsets, Index batch, Index tokens) const {
+  // Of a list in device memory only the size can be checked.
+  void Offsets(const IndexList& offsets, Index batch, Index tokens,
+               bool device_lists = false) const {
     if (offsets.is_null()) return;
+    HostList("cu_seqlens", offsets, device_lists);
     KLA_CHECK(batch == 1, operation_, "cu_seqlens", "packed sequences in one batch row, B = 1",
               "B = " + std::to_string(batch));
-    KLA_CHECK(offsets.size() >= 1 && offsets[0] == 0, operation_, "cu_seqlens",
-              "offsets that begin with 0",
-              offsets.size() < 1 ? "no offsets" : std::to_string(offsets[0]));
+    KLA_CHECK(offsets.size() >= 1, operation_, "cu_seqlens", "offsets that begin with 0",
+              "no offsets");
+    if (offsets.on_device()) return;
+    KLA_CHECK(offsets[0] == 0, operation_, "cu_seqlens", "offsets that begin with 0",
+              std::to_string(offsets[0]));
     for (Index n = 0; n + 1 < offsets.size(); ++n) {
       KLA_CHECK(offsets[n] <= offsets[n + 1], operation_, "cu_seqlens", "non-decreasing offsets",
                 std::to_string(offsets[n]) + " followed by " + std::to_string(offsets[n + 1]) +

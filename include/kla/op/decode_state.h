@@ -169,6 +169,7 @@ class DecodeState {
     KLA_CHECK(slots.size() == count, operation, "slots",
               "one slot for each of N = " + std::to_string(count) + " sequences",
               std::to_string(slots.size()));
+    CheckHostList(operation, slots);
     ++call_;
     for (Index n = 0; n < count; ++n) {
       const Index slot = slots[n];
@@ -197,6 +198,11 @@ class DecodeState {
               std::to_string(slot));
   }
 
+  static void CheckHostList(const char* operation, const IndexList& slots) {
+    KLA_CHECK(!slots.on_device(), operation, "slots", "a list in host memory",
+              "a list in device memory");
+  }
+
   template <class U>
   void CheckTransfer(const char* operation, const StateRef<U>& states,
                      const IndexList& slots) const {
@@ -214,6 +220,7 @@ class DecodeState {
                   ? "at most " + std::to_string(slots_) + " sequences"
                   : "one slot for each of N = " + std::to_string(states.sequences) + " sequences",
               std::to_string(slots.is_null() ? states.sequences : slots.size()));
+    CheckHostList(operation, slots);
     for (Index n = 0; n < slots.size(); ++n) {
       if (slots[n] != -1) CheckSlot(operation, "slots", slots[n], "-1 or ");
     }
