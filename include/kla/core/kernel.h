@@ -12,12 +12,14 @@ inline constexpr bool kAlwaysFalse = false;
 
 // Kernel<Op, Backend, Shape> computes the operation Op (op/*.h) on a backend, for one head shape:
 //
-//   template <class StepSize, class T, class State, class Shape>
-//   struct Kernel<ChunkForwardOp<StepSize, T, State>, MyBackend, Shape> {
-//     template <class Executor>
-//     static void Run(const ChunkForwardArgs<T, State>& args, const Executor& executor);
+//   template <class StepSize, class T, class State, class S>
+//   struct kla::Kernel<kla::ChunkForwardOp<StepSize, T, State>, MyBackend, S> {
+//     template <class Exec>
+//     static void Run(const kla::ChunkForwardArgs<T, State>& args, const Exec& executor);
 //   };
 //
+// (S, not Shape: in a specialisation written outside namespace kla, clang takes the name Shape for
+// kla::Shape.)
 // The operation has checked the arguments before Run is called: shapes agree, pointers are set,
 // outputs overlap nothing that is read. Run must not throw on account of them.
 template <class Op, class Backend, class Shape>
