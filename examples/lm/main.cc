@@ -20,7 +20,6 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
-#include <thread>
 
 #include "examples/lm/checkpoint.h"
 #include "examples/lm/evaluate.h"
@@ -128,6 +127,8 @@ int TrainAndReport(Model model, TrainCommand& command, const lm::TextCorpus& cor
              outcome.steps, lm::FormatDuration(outcome.seconds), outcome.tokens_per_second,
              threads.Concurrency(), settings.steps);
   fmt::print("saved      {}\n", model_file.string());
+  fmt::print("verdict    {:.3f} bits per byte, the order-2 byte model {:.3f}: the network is {}\n",
+             bits.model, bits.order2, bits.model < bits.order2 ? "better" : "not better");
 
   nlohmann::ordered_json json = lm::ToJson(bits, decode);
   json["settings"] = nlohmann::json(settings);

@@ -23,12 +23,12 @@ struct Settings {
   std::int64_t layers = 2;
   std::int64_t hidden_dim = 384;
   // Data.
-  std::int64_t batch = 8;  // windows a step
+  std::int64_t batch = 4;  // windows a step
   std::int64_t time = 256;
   double validation_share = 0.05;
   // Optimisation.
   std::int64_t steps = 0;  // 0: as many as fit in the wanted minutes, see train.h
-  std::int64_t warmup = 100;
+  std::int64_t warmup = 200;
   std::int64_t shards = 4;
   double learning_rate = 4e-3;
   double final_rate = 0.05;  // of learning_rate, at the last step

@@ -51,7 +51,7 @@ inline void RequestInterrupt(int) {
 // How many steps fill `minutes`, from the time that kTimedSteps took. The learning rate of those
 // steps belongs to the warm-up, which does not depend on the answer: a run whose steps were found
 // this way is the same, bit by bit, as one that was given the number.
-inline constexpr std::int64_t kTimedSteps = 20;
+inline constexpr std::int64_t kTimedSteps = 50;
 
 inline std::int64_t StepsThatFit(double minutes, double seconds_per_step, std::int64_t warmup) {
   const auto fitting = static_cast<std::int64_t>(minutes * 60.0 / seconds_per_step);
