@@ -30,7 +30,10 @@ class ChunkBackwardHeads {
         problem_(MakeProblem(args)),
         layout_(problem_.key_dim, problem_.value_dim),
         block_size_(WholeLines<R>(GradientBlock<R>::Size(layout_))),
-        state_size_(WholeLines<R>(layout_.StateSize())) {
+        state_size_(WholeLines<R>(layout_.StateSize())),
+        stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
+                    static_cast<Index>(sizeof(T)) >
+                kCachedBytes) {
     for (Index n = 0; n < problem_.sequences; ++n) {
       longest_ = std::max(longest_, SequenceAt(args.cu_seqlens, problem_.tokens, n).length);
     }
@@ -38,14 +41,25 @@ class ChunkBackwardHeads {
 
   template <class Executor>
   void Run(const Executor& executor) const {
-    const Index tasks = problem_.sequences * problem_.key_heads;
-    if (tasks < 2 * executor.Concurrency() && executor.Concurrency() > 1) {
+    const Index keys = problem_.key_heads, threads = executor.Concurrency();
+    if (threads > 1 && problem_.sequences * keys < 2 * threads) {
       const Index segment = std::clamp<Index>(RoundUp(longest_, kChunk) / kBlock, 1, kWindow);
-      const AlignedArray<R> memory(WorkspaceSize(segment));
-      for (Index task = 0; task < tasks; ++task) RunGroup(executor, task, segment, memory.data());
+      const AlignedArray<R> memory(WorkspaceSize(1, segment));
+      for (Index n = 0; n < problem_.sequences; ++n) {
+        for (Index key = 0; key < keys; ++key) {
+          RunHeads(executor, n, key, 1, segment, memory.data());
+        }
+      }
     } else {
-      RunTasks<R>(executor, tasks, WorkspaceSize(kChunkBlocks),
-                  [&](Index task, R* memory) { RunGroup(Serial{}, task, kChunkBlocks, memory); });
+      const Index group = std::clamp<Index>(
+          GroupOfHeads(problem_, layout_, threads) / (2 * problem_.GroupSize()), 1, keys);
+      const Index groups = (keys + group - 1) / group;
+      RunTasks<R>(executor, problem_.sequences * groups, WorkspaceSize(group, kChunkBlocks),
+                  [&](Index task, R* memory) {
+                    const Index first = task % groups * group;
+                    RunHeads(Serial{}, task / groups, first, std::min(group, keys - first),
+                             kChunkBlocks, memory);
+                  });
     }
   }
 
@@ -53,107 +67,167 @@ class ChunkBackwardHeads {
   static constexpr Index kWindow = 64;  // blocks of a segment where blocks and panels are tasks
   static_assert(kWindow % kChunkBlocks == 0);
 
-  // One workspace: the states that enter the chunks, those that enter the blocks of a segment, the
-  // gradients of those that leave them, the blocks, and the sums over a group of heads.
-  struct Memory {
-    R *chunk_states, *states, *d_states, *blocks, *dq, *dk;
+  // One value head of a task: where its results go and what it keeps between segments.
+  struct Head {
+    Index n, head, key_head, group_position;
+    SequenceSpan span;
+    R* d_state;       // dS+ of the block that is next in reverse
+    R* chunk_states;  // those that enter the chunks, where they are not given
   };
+  // What is packed next, from token `begin` on.
+  struct Next {
+    Head at;
+    Index begin;
+  };
+  // Of one segment: the states that enter its blocks, the gradients of those that leave them, the
+  // blocks, and dq and dk summed over a group of heads.
+  struct Memory {
+    R *states, *d_states, *blocks, *dq, *dk;
+  };
+
   Index ChunkStateCount() const {
     return args_.chunk_states.is_null() ? (longest_ + kChunk - 1) / kChunk : 0;
   }
-  Index SumSize() const { return problem_.GroupSize() > 1 ? longest_ * layout_.key_pitch : 0; }
-  Index WorkspaceSize(Index segment) const {
-    return (ChunkStateCount() + 2 * segment + 1) * state_size_ + segment * block_size_ +
-           2 * SumSize();
+  Index SumSize(Index segment) const {
+    return problem_.GroupSize() > 1 ? segment * kBlock * layout_.key_pitch : 0;
   }
-  Memory Place(R* memory, Index segment) const {
-    Memory m;
-    m.chunk_states = memory;
-    m.states = m.chunk_states + ChunkStateCount() * state_size_;
-    m.d_states = m.states + segment * state_size_;
-    m.blocks = m.d_states + (segment + 1) * state_size_;
-    m.dq = m.blocks + segment * block_size_;
-    m.dk = m.dq + SumSize();
-    return m;
+  Index HeadSize() const { return (1 + ChunkStateCount()) * state_size_; }
+  Index WorkspaceSize(Index keys, Index segment) const {
+    return keys * problem_.GroupSize() * HeadSize() + (2 * segment + 1) * state_size_ +
+           segment * block_size_ + 2 * SumSize(segment);
   }
   GradientBlock<R> BlockAt(const Memory& m, Index i) const {
     return GradientBlock<R>(layout_, m.blocks + i * block_size_);
   }
 
+  // Key heads [first, first + keys) of sequence n, which take turns segment by segment.
   template <class Executor>
-  void RunGroup(const Executor& executor, Index task, Index segment, R* memory) const {
-    const Memory m = Place(memory, segment);
-    const Index n = task / problem_.key_heads, key_head = task % problem_.key_heads;
-    for (Index i = 0; i < problem_.GroupSize(); ++i) {
-      const Index head = problem_.ValueHeadOf(key_head, i);
-      const Head at{n, head, key_head, SequenceAt(args_.cu_seqlens, problem_.tokens, n), i};
-      if (args_.chunk_states.is_null()) WalkStates(executor, at, segment, m);
-      R* d_last = m.d_states;  // dS+ of the block that is next in reverse
-      LoadState(layout_, args_.d_final_state, n, head, d_last);
-      const Index length = segment * kBlock;
-      for (Index begin = RoundUp(at.span.length, length); begin > 0;) {
-        begin -= length;
-        Segment(executor, at, begin, std::min(begin + length, at.span.length), m);
+  void RunHeads(const Executor& executor, Index n, Index first, Index keys, Index segment,
+                R* memory) const {
+    const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
+    const Index heads = keys * problem_.GroupSize(), length = segment * kBlock;
+    Memory m;
+    m.states = memory + heads * HeadSize();
+    m.d_states = m.states + segment * state_size_;
+    m.blocks = m.d_states + (segment + 1) * state_size_;
+    m.dq = m.blocks + segment * block_size_;
+    m.dk = m.dq + SumSize(segment);
+    const auto head_at = [&](Index i) {
+      const Index key_head = first + i / problem_.GroupSize(), position = i % problem_.GroupSize();
+      R* own = memory + i * HeadSize();
+      return Head{n,
+                  problem_.ValueHeadOf(key_head, position),
+                  key_head,
+                  position,
+                  span,
+                  own,
+                  own + state_size_};
+    };
+    if (args_.chunk_states.is_null()) {
+      for (Index i = 0; i < heads; ++i) {  // d_state holds the state on its walk
+        LoadState(layout_, args_.initial_state, n, head_at(i).head, head_at(i).d_state);
       }
-      StoreState(layout_, d_last, args_.d_initial_state, n, head);
+      for (Index begin = 0; begin < span.length; begin += length) {
+        for (Index i = 0; i < heads; ++i) {
+          const bool last = i + 1 == heads;
+          WalkStates(executor, head_at(i), begin, std::min(begin + length, span.length),
+                     {head_at(last ? 0 : i + 1), last ? begin + length : begin}, m);
+        }
+      }
+    }
+    for (Index i = 0; i < heads; ++i) {
+      LoadState(layout_, args_.d_final_state, n, head_at(i).head, head_at(i).d_state);
+    }
+    for (Index begin = RoundUp(span.length, length); begin > 0;) {
+      begin -= length;
+      for (Index i = 0; i < heads; ++i) {
+        const bool last = i + 1 == heads;
+        Segment(executor, head_at(i), begin, std::min(begin + length, span.length),
+                {head_at(last ? 0 : i + 1), last ? begin - length : begin}, m);
+      }
+    }
+    for (Index i = 0; i < heads; ++i) {
+      StoreState(layout_, head_at(i).d_state, args_.d_initial_state, n, head_at(i).head);
     }
   }
-
-  struct Head {
-    Index n, head, key_head;
-    SequenceSpan span;
-    Index group_position;
-  };
 
   BlockInput<T> Input(const Head& at, Index t, Index end) const {
     return BlockInput<T>(args_, at.span.batch, at.span.begin + t, std::min(kBlock, end - t),
                          at.key_head, at.head);
   }
 
-  // ChunkForward without outputs: the states that enter the chunks.
+  // ChunkForward without outputs: the states that enter the chunks of tokens [begin, end).
   template <class Executor>
-  void WalkStates(const Executor& executor, const Head& at, Index segment, const Memory& m) const {
-    R* state = m.d_states;
-    LoadState(layout_, args_.initial_state, at.n, at.head, state);
-    for (Index begin = 0; begin < at.span.length; begin += segment * kBlock) {
-      const Index end = std::min(at.span.length, begin + segment * kBlock);
-      const Index count = (end - begin + kBlock - 1) / kBlock;
-      executor.ParallelFor(count, [&](Index i) {
-        PackBlock<StepSize, T>(Input(at, begin + i * kBlock, end), layout_, problem_,
-                               Block<R>(layout_, m.blocks + i * block_size_),
-                               static_cast<TokenScales<R>*>(nullptr));
-      });
-      executor.ParallelFor(layout_.panels, [&](Index panel) {
-        PanelScratch<R> scratch;
-        const Index offset = panel * layout_.PanelSize();
-        for (Index i = 0; i < count; ++i) {
-          const Index t = begin + i * kBlock;
-          if (t % kChunk == 0) {
-            std::copy_n(state + offset, layout_.PanelSize(),
-                        m.chunk_states + t / kChunk * state_size_ + offset);
-          }
-          AdvanceBlock(layout_, Block<R>(layout_, m.blocks + i * block_size_), panel,
-                       state + offset, scratch);
-        }
-      });
-    }
-  }
-
-  // Tokens [begin, end), begin a multiple of kChunk: all gradients, and m.d_states from dS+ of the
-  // last block to dS of the first.
-  template <class Executor>
-  void Segment(const Executor& executor, const Head& at, Index begin, Index end,
-               const Memory& m) const {
+  void WalkStates(const Executor& executor, const Head& at, Index begin, Index end,
+                  const Next& next, const Memory& m) const {
     const Index count = (end - begin + kBlock - 1) / kBlock;
     executor.ParallelFor(count, [&](Index i) {
       PackBlock<StepSize, T>(Input(at, begin + i * kBlock, end), layout_, problem_,
-                             BlockAt(m, i).block, BlockAt(m, i).scales);
+                             Block<R>(layout_, m.blocks + i * block_size_),
+                             static_cast<TokenScales<R>*>(nullptr));
+    });
+    executor.ParallelFor(layout_.panels, [&](Index panel) {
+      PanelScratch<R> scratch;
+      const Index offset = panel * layout_.PanelSize();
+      for (Index i = 0; i < count; ++i) {
+        const Index t = begin + i * kBlock;
+        if (t % kChunk == 0) {
+          std::copy_n(at.d_state + offset, layout_.PanelSize(),
+                      at.chunk_states + t / kChunk * state_size_ + offset);
+        }
+        Prefetch(next, i, panel);
+        AdvanceBlock(layout_, Block<R>(layout_, m.blocks + i * block_size_), panel,
+                     at.d_state + offset, scratch);
+      }
+    });
+  }
+
+  // Tokens [begin, end), begin a multiple of kChunk: all gradients, and at.d_state from dS+ of the
+  // last block to dS of the first.
+  template <class Executor>
+  void Segment(const Executor& executor, const Head& at, Index begin, Index end, const Next& next,
+               const Memory& m) const {
+    const Index count = (end - begin + kBlock - 1) / kBlock;
+    executor.ParallelFor(count, [&](Index i) {
+      const BlockInput<T> input = Input(at, begin + i * kBlock, end);
+      PackBlock<StepSize, T>(input, layout_, problem_, BlockAt(m, i).block, BlockAt(m, i).scales);
+      PackOutputGradients(at, begin + i * kBlock, input.count, BlockAt(m, i));
     });
     executor.ParallelFor(layout_.panels, [&](Index panel) {
       Recall(at, begin, count, panel, m);
-      Back(at, begin, end, count, panel, m);
+      Back(at, count, next, panel, m);
     });
-    executor.ParallelFor(count, [&](Index i) { Gradients(at, begin + i * kBlock, end, i, m); });
+    executor.ParallelFor(count, [&](Index i) {
+      Gradients(at, begin, i, std::min(kBlock, end - begin - i * kBlock), m);
+      if (stream_) hwy::FlushStream();
+    });
+  }
+
+  // What is packed next arrives in L2 while this segment computes: block i's share of `panel`.
+  HWY_INLINE void Prefetch(const Next& next, Index i, Index panel) const {
+    const auto& [at, first] = next;
+    const Index begin = first + i * kBlock, end = std::min(begin + kBlock, at.span.length);
+    for (Index t = std::max<Index>(begin, 0) + panel; t < end; t += layout_.panels) {
+      const Index token = at.span.begin + t;
+      PrefetchRow(args_.k.Row(at.span.batch, token, at.key_head), layout_.key_dim);
+      PrefetchRow(args_.q.Row(at.span.batch, token, at.key_head), layout_.key_dim);
+      PrefetchRow(args_.v.Row(at.span.batch, token, at.head), layout_.value_dim);
+      PrefetchRow(args_.d_o.Row(at.span.batch, token, at.head), layout_.value_dim);
+    }
+  }
+
+  // dO of a block, by panels, where the second phase leaves dO^T and Z^T.
+  void PackOutputGradients(const Head& at, Index t, Index count, const GradientBlock<R>& g) const {
+    for (Index j = 0; j < kBlock; ++j) {
+      const T* row =
+          j < count ? args_.d_o.Row(at.span.batch, at.span.begin + t + j, at.head) : nullptr;
+      for (Index panel = 0; panel < layout_.panels; ++panel) {
+        const Index first = panel * kPanel<R>;
+        const Index columns = j < count ? std::min(kPanel<R>, layout_.value_dim - first) : 0;
+        CopyRow(columns > 0 ? row + first : nullptr, columns,
+                g.d_outputs + (2 * panel * kBlock + j) * kPanel<R>, kPanel<R>);
+      }
+    }
   }
 
   void Recall(const Head& at, Index begin, Index count, Index panel, const Memory& m) const {
@@ -162,17 +236,17 @@ class ChunkBackwardHeads {
     for (Index i = 0; i < count; ++i) {
       const Index t = begin + i * kBlock;
       R* state = m.states + i * state_size_ + offset;
-      if (t % kChunk == 0) LoadChunkState(at, t / kChunk, panel, m, state);
+      if (t % kChunk == 0) LoadChunkState(at, t / kChunk, panel, state);
       const bool more = i + 1 < count && (t + kBlock) % kChunk != 0;
       RecallPanel(layout_, BlockAt(m, i), panel, state, more ? state + state_size_ : nullptr,
                   scratch);
     }
   }
 
-  void LoadChunkState(const Head& at, Index chunk, Index panel, const Memory& m, R* state) const {
+  void LoadChunkState(const Head& at, Index chunk, Index panel, R* state) const {
     const auto& given = args_.chunk_states;
     if (given.is_null()) {
-      std::copy_n(m.chunk_states + chunk * state_size_ + panel * layout_.PanelSize(),
+      std::copy_n(at.chunk_states + chunk * state_size_ + panel * layout_.PanelSize(),
                   layout_.PanelSize(), state);
     } else {
       const Index first = ChunksBefore(args_.cu_seqlens, problem_.tokens, at.n, kChunk);
@@ -181,42 +255,24 @@ class ChunkBackwardHeads {
     }
   }
 
-  // d_states[i + 1] is dS+ of block i, d_states[i] what it becomes.
-  void Back(const Head& at, Index begin, Index end, Index count, Index panel,
-            const Memory& m) const {
+  // d_states[i + 1] is dS+ of block i, d_states[i] what it becomes; at.d_state the first and last.
+  void Back(const Head& at, Index count, const Next& next, Index panel, const Memory& m) const {
     BackScratch<R> scratch;
-    const Index offset = panel * layout_.PanelSize(), first = panel * kPanel<R>;
-    const Index columns = std::min(kPanel<R>, layout_.value_dim - first);
-    std::copy_n(m.d_states + offset, layout_.PanelSize(),
-                m.d_states + count * state_size_ + offset);
+    const Index offset = panel * layout_.PanelSize();
+    const auto d_state = [&](Index i) { return m.d_states + i * state_size_ + offset; };
+    std::copy_n(at.d_state + offset, layout_.PanelSize(), d_state(count));
     for (Index i = count; i-- > 0;) {
-      const Index t = begin + i * kBlock, tokens = std::min(kBlock, end - t);
-      for (Index j = 0; j < kBlock; ++j) {
-        R* row = scratch.d_o + j * kPanel<R>;
-        if (j < tokens) {
-          LoadRow(args_.d_o.Row(at.span.batch, at.span.begin + t + j, at.head) + first, columns,
-                  R(1), row, kPanel<R>);
-        } else {
-          std::fill_n(row, kPanel<R>, R(0));
-        }
-      }
-      const GradientBlock<R> g = BlockAt(m, i);
-      BackPanel(layout_, g, panel, m.states + i * state_size_ + offset,
-                m.d_states + (i + 1) * state_size_ + offset, m.d_states + i * state_size_ + offset,
-                scratch);
-      // dv = r_v dv~ = r_v b Z
-      for (Index j = 0; j < tokens; ++j) {
-        R* row = scratch.z + j * kPanel<R>;
-        ScaleInPlace(g.scales->key[j].value * g.scales->key[j].step, row, kPanel<R>);
-        ConvertRow(row, columns,
-                   args_.dv.Row(at.span.batch, at.span.begin + t + j, at.head) + first);
-      }
+      Prefetch(next, i, panel);
+      BackPanel(layout_, BlockAt(m, i), panel, m.states + i * state_size_ + offset, d_state(i + 1),
+                i == 0 ? at.d_state + offset : d_state(i), scratch);
     }
   }
 
-  void Gradients(const Head& at, Index t, Index end, Index i, const Memory& m) const {
+  // Block i of the segment that begins at `begin`, `count` tokens.
+  void Gradients(const Head& at, Index begin, Index i, Index count, const Memory& m) const {
     const GradientBlock<R> g = BlockAt(m, i);
-    const BlockInput<T> input = Input(at, t, end);
+    const Index t = begin + i * kBlock;
+    const BlockInput<T> input = Input(at, t, t + count);
     BlockProducts<R> products;
     KeySums<R> sums;
     W d_gates[kBlock], d_etas[kBlock];
@@ -224,30 +280,26 @@ class ChunkBackwardHeads {
     KeyGradients(layout_, g, m.states + i * state_size_, m.d_states + (i + 1) * state_size_,
                  products, sums);
     TokenGradients<StepSize>(layout_, problem_, g, input, products, sums, d_gates, d_etas);
-    for (Index j = 0; j < input.count; ++j) {
+    for (Index j = 0; j < count; ++j) {
       const Index token = at.span.begin + t + j;
       args_.dg(at.span.batch, token, at.head) = static_cast<R>(d_gates[j]);
       args_.deta(at.span.batch, token, at.head) = static_cast<R>(d_etas[j]);
+      StorePanelRow(layout_, g.errors, j, stream_, args_.dv.Row(at.span.batch, token, at.head));
     }
-    StoreKeyGradients(at, t, input.count, g, m);
-  }
-
-  // dk and dq of a block's tokens: written, or added up over the value heads of the group.
-  void StoreKeyGradients(const Head& at, Index t, Index count, const GradientBlock<R>& g,
-                         const Memory& m) const {
     BlockRows<R> rows;
     const Index pitch = layout_.key_pitch;
     for (const bool is_key : {true, false}) {
       Transpose(g.d_keys_queries + (is_key ? 0 : kBlock), 2 * kBlock, layout_.key_rows, kBlock,
                 rows.data, pitch);
       for (Index j = 0; j < count; ++j) {
-        const Index token = at.span.begin + t + j;
-        StoreSum(at, rows.data + j * pitch, (is_key ? m.dk : m.dq) + (t + j) * pitch,
-                 (is_key ? args_.dk : args_.dq).Row(at.span.batch, token, at.key_head));
+        StoreSum(
+            at, rows.data + j * pitch, (is_key ? m.dk : m.dq) + (i * kBlock + j) * pitch,
+            (is_key ? args_.dk : args_.dq).Row(at.span.batch, at.span.begin + t + j, at.key_head));
       }
     }
   }
 
+  // dk or dq of a token: written, or added up over the value heads of the group.
   void StoreSum(const Head& at, const R* row, R* sum, T* to) const {
     if (problem_.GroupSize() > 1) {
       for (Index c = 0; c < layout_.key_dim; ++c) {
@@ -256,13 +308,14 @@ class ChunkBackwardHeads {
       if (at.group_position + 1 < problem_.GroupSize()) return;
       row = sum;
     }
-    ConvertRow(row, layout_.key_dim, to);
+    StoreRow(row, layout_.key_dim, stream_, to);
   }
 
   const Args& args_;
   Problem problem_;
   BlockLayout<R> layout_;
   Index block_size_, state_size_, longest_ = 0;
+  bool stream_;  // outputs go past the caches
 };
 
 }  // namespace KLA_SIMD_VARIANT

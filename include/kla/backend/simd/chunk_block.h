@@ -208,6 +208,7 @@ HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& la
   for (Index i = 0; i < kBlock; ++i) {
     R* k = load(input.k, i);
     factors[i] = value_factors[i] = block.step[i] = R(0);
+    if (scales != nullptr) scales->key[i] = {};
     if (i >= input.count) continue;
     const W norm2 = SquaredNorm<W>(k, pitch);
     const auto unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), norm2, epsilon);

@@ -22,9 +22,8 @@ class ChunkForwardHeads {
  public:
   using R = Accumulator<T>;
   using Args = ChunkForwardArgs<T, State>;
-  static constexpr Index kSegment = 4;                    // blocks, where a head is one task
-  static constexpr Index kWindow = 128;                   // blocks, where they are tasks
-  static constexpr Index kCachedOutput = Index{4} << 20;  // bytes of o that a cache may still hold
+  static constexpr Index kSegment = 4;   // blocks, where a head is one task
+  static constexpr Index kWindow = 128;  // blocks, where they are tasks
 
   explicit ChunkForwardHeads(const Args& args)
       : args_(args),
@@ -33,7 +32,7 @@ class ChunkForwardHeads {
         block_size_(WholeLines<R>(layout_.BlockSize())),
         stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
                     static_cast<Index>(sizeof(T)) >
-                kCachedOutput) {}
+                kCachedBytes) {}
 
   template <class Executor>
   void Run(const Executor& executor) const {
@@ -112,7 +111,8 @@ class ChunkForwardHeads {
     executor.ParallelFor(count, [&](Index i) {
       const Index t = begin + i * kBlock;
       for (Index j = 0; j < std::min(kBlock, end - t); ++j) {
-        StoreOutput(BlockAt(blocks, i), j, args_.o.Row(span.batch, span.begin + t + j, head));
+        StorePanelRow(layout_, BlockAt(blocks, i).values, j, stream_,
+                      args_.o.Row(span.batch, span.begin + t + j, head));
       }
       if (stream_) hwy::FlushStream();
     });
@@ -143,19 +143,6 @@ class ChunkForwardHeads {
       PrefetchRow(args_.k.Row(next.span.batch, token, key_head), layout_.key_dim);
       PrefetchRow(args_.q.Row(next.span.batch, token, key_head), layout_.key_dim);
       PrefetchRow(args_.v.Row(next.span.batch, token, next.head), layout_.value_dim);
-    }
-  }
-
-  void StoreOutput(const Block<R>& block, Index i, T* to) const {
-    alignas(64) R row[RoundUp(kMaxHeadDim, kPanel<R>)];
-    for (Index panel = 0; panel < layout_.panels; ++panel) {
-      CopyRow(block.values + (panel * kBlock + i) * kPanel<R>, kPanel<R>, row + panel * kPanel<R>,
-              kPanel<R>);
-    }
-    if (stream_) {
-      StreamRow(row, layout_.value_dim, to);
-    } else {
-      ConvertRow(row, layout_.value_dim, to);
     }
   }
 

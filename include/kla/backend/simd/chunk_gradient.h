@@ -86,13 +86,16 @@ struct BackScratch {
 // Second phase, one panel:
 //   dV' = w (K dS+) + P^T dO     Z = (I + A)^-T dV'     dS = gamma_C dS+ + Q^T (gamma dO)
 //                                                            - K^T (b gamma Z)
-// scratch.d_o holds dO; Z is left in scratch.z. d_next = dS+ and d_state = dS [key_rows][kPanel].
+// dO is found, by rows, where dO^T and Z^T are left; E gives way to dv = r_v b Z.
+// d_next = dS+ and d_state = dS [key_rows][kPanel].
 template <class R>
 HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
                             const R* HWY_RESTRICT state, const R* HWY_RESTRICT d_next,
                             R* HWY_RESTRICT d_state, BackScratch<R>& scratch) {
   const Tag<R> d;
   const Block<R>& block = g.block;
+  const Index at = panel * kBlock * kPanel<R>;
+  std::copy_n(g.d_outputs + 2 * at, kBlock * kPanel<R>, scratch.d_o);
   for (Index i = 0; i < kBlock; i += kTileRows) {
     RegisterTile<R> tile;
     tile.SetZero();
@@ -103,7 +106,6 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
     tile.Store(scratch.z + i * kPanel<R>, kPanel<R>);
   }
   SolveUpper(block, scratch.z);
-  const Index at = panel * kBlock * kPanel<R>;
   Transpose(scratch.z, kPanel<R>, kBlock, kPanel<R>, g.d_outputs + 2 * at, 2 * kBlock);
   Transpose(scratch.d_o, kPanel<R>, kBlock, kPanel<R>, g.d_outputs + 2 * at + kBlock, 2 * kBlock);
   for (Index i = 0; i < kBlock; ++i) {
@@ -112,11 +114,14 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
     g.value_products[panel * kBlock + i] = Dot(z, block.values + at + i * kPanel<R>, kPanel<R>);
     const auto gamma = hn::Set(d, block.gamma[i]);
     const auto minus_step_gamma = hn::Set(d, -(block.step[i] * block.gamma[i]));
+    const auto value_step =
+        hn::Set(d, static_cast<R>(g.scales->key[i].value * g.scales->key[i].step));
     for (Index n = 0; n < kPanel<R>; n += kLanes<R>) {
       R* to = scratch.keys_queries_rows + i * kPanel<R> + n;
       hn::Store(hn::Mul(minus_step_gamma, hn::Load(d, z + n)), d, to);
       hn::Store(hn::Mul(gamma, hn::Load(d, scratch.d_o + i * kPanel<R> + n)), d,
                 to + kBlock * kPanel<R>);
+      hn::Store(hn::Mul(value_step, hn::Load(d, z + n)), d, g.errors + at + i * kPanel<R> + n);
     }
   }
   // dS, and <S, dS+> on the way.

@@ -72,6 +72,18 @@ HWY_INLINE void StreamRow(const R* HWY_RESTRICT from, Index count, T* HWY_RESTRI
   }
 }
 
+template <class R, class T>
+HWY_INLINE void StoreRow(const R* HWY_RESTRICT from, Index count, bool stream, T* HWY_RESTRICT to) {
+  if (stream) {
+    StreamRow(from, count, to);
+  } else {
+    ConvertRow(from, count, to);
+  }
+}
+
+// Bytes of one output that a cache may still hold when its reader comes.
+inline constexpr Index kCachedBytes = Index{4} << 20;
+
 // Fetches the lines of a row. Whoever calls this must be inlined as well: GCC takes a function that
 // does nothing else for one without effects, and drops calls of it.
 template <class T>

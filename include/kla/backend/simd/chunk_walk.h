@@ -116,6 +116,18 @@ HWY_NOINLINE void AdvanceBlock(const BlockLayout<R>& layout, const Block<R>& blo
   UpdateState(layout, block, scratch.weighted, state, state);
 }
 
+// Row i of a block's panels [panels][C][kPanel] to a row of the caller's memory.
+template <class R, class T>
+HWY_INLINE void StorePanelRow(const BlockLayout<R>& layout, const R* HWY_RESTRICT panels, Index i,
+                              bool stream, T* to) {
+  alignas(64) R row[RoundUp(kMaxHeadDim, kPanel<R>)];
+  for (Index panel = 0; panel < layout.panels; ++panel) {
+    CopyRow(panels + (panel * kBlock + i) * kPanel<R>, kPanel<R>, row + panel * kPanel<R>,
+            kPanel<R>);
+  }
+  StoreRow(row, layout.value_dim, stream, to);
+}
+
 // Columns [panel kPanel, ...) of a state in the caller's memory to and from a packed panel
 // [key_rows][kPanel]. A null state is zero.
 template <class R, class S>

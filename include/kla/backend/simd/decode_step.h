@@ -199,45 +199,37 @@ class DecodeHeads {
           .update_value = update_value_ + column,
           .key = walk.keys + t * pitch,
           .query = walk.queries + t * pitch};
+      // The rows of v and o, or copies of them where the tile sticks out of [V].
+      const T* const v_row = args_.v.Row(walk.batch, walk.begin + t, walk.head) + column;
+      T* const o_row = args_.o.Row(walk.batch, walk.begin + t, walk.head) + column;
+      const Index inside = problem_.value_dim - column;
+      const bool sticks_out = inside < width;
+      if (sticks_out) {
+        std::fill(std::copy_n(v_row, inside, padded_value_), padded_value_ + width, T(0.0f));
+      }
+      const auto finish = Finish(walk.tokens[t], sticks_out ? padded_value_ : v_row,
+                                 sticks_out ? padded_out_ : o_row, update_value_ + column);
       const auto run = [&](auto prefetch_rows, const auto* from, auto* to,
                            const DecodePrefetch& prefetch) KLA_SIMD_INLINE {
-        WithRows(walk, t, column, width, [&](const T* v, T* o) KLA_SIMD_INLINE {
-          DecodeTile<R, kWidths, decltype(prefetch_rows)::value>(
-              from, to, rows, width, vectors, prefetch,
-              Finish(walk.tokens[t], v, o, update_value_ + column));
-        });
+        DecodeTile<R, kWidths, decltype(prefetch_rows)::value>(from, to, rows, width, vectors,
+                                                               prefetch, finish);
       };
+      // Each of several tokens fetches its share of the next tile, which lies behind this one; the
+      // last tile of a head fetches the beginning of the next head.
+      const DecodePrefetch ahead{stream + rows * (row_bytes + t * step), step};
       if (count == 1) {
         run(std::true_type(), body, body, {stream + kPrefetchBytes, step});
-        continue;
-      }
-      // Each token fetches its share of the next tile, which lies behind this one; the last tile of
-      // a head fetches the beginning of the next head.
-      const DecodePrefetch prefetch{stream + rows * (row_bytes + t * step), step};
-      const bool first = t == 0, last = t + 1 == count;
-      if constexpr (!kConverts) {
-        run(std::false_type(), body, body, prefetch);
-      } else if (first) {
-        run(std::false_type(), body, wide_, prefetch);
-      } else if (!last) {
-        run(std::false_type(), wide_, wide_, prefetch);
+      } else if constexpr (!kConverts) {
+        run(std::false_type(), body, body, ahead);
+      } else if (t == 0) {
+        run(std::false_type(), body, wide_, ahead);
+      } else if (t + 1 < count) {
+        run(std::false_type(), wide_, wide_, ahead);
       } else {
-        run(std::false_type(), wide_, body, prefetch);
+        run(std::false_type(), wide_, body, ahead);
       }
+      if (sticks_out) std::copy_n(padded_out_, inside, o_row);
     }
-  }
-
-  // body(v, o) with the rows of one token and tile, or with copies where the tile sticks out of
-  // [V].
-  template <class F>
-  HWY_INLINE void WithRows(const Walk& walk, Index t, Index column, Index width, const F& body) {
-    const T* v = args_.v.Row(walk.batch, walk.begin + t, walk.head) + column;
-    T* o = args_.o.Row(walk.batch, walk.begin + t, walk.head) + column;
-    const Index count = problem_.value_dim - column;
-    if (count >= width) return body(v, o);
-    std::fill(std::copy_n(v, count, padded_value_), padded_value_ + width, T(0.0f));
-    body(padded_value_, padded_out_);
-    std::copy_n(padded_out_, count, o);
   }
 
   // delta, o and d, for each vector of columns when its p and r are known.
