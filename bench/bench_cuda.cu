@@ -142,12 +142,20 @@ void BenchLayerStep(const Timer& timer, Index batch, Index heads) {
   Print(name, "replay", timer.Replayed(queue), bytes);
 }
 
-// With --tile-widths, also every width of the tile; with --quick, only what has a target.
+// With --tile-widths, also every width of the tile; with --quick, only what has a target; with
+// --profile, nothing but one call of DecodeStep, for a profiler.
 int Main(int argc, char** argv) {
-  bool widths = false, quick = false;
+  bool widths = false, quick = false, profile = false;
   for (int i = 1; i < argc; ++i) {
     widths = widths || std::strcmp(argv[i], "--tile-widths") == 0;
     quick = quick || std::strcmp(argv[i], "--quick") == 0;
+    profile = profile || std::strcmp(argv[i], "--profile") == 0;
+  }
+  if (profile) {
+    DecodeProblem<Cuda, Shape<128, 128>, bfloat16, float> problem(256, 1, 16);
+    DecodeStep<Cuda, Shape<128, 128>>(problem.Arguments(), problem.pool);
+    CheckCuda(cudaDeviceSynchronize(), "DecodeStep");
+    return 0;
   }
   cudaDeviceProp device{};
   CheckCuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");

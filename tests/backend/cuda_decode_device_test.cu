@@ -21,6 +21,9 @@ struct FromHost {
 
 namespace kla {
 
+template <class Backend>
+inline constexpr bool kTakesDeviceLists<test::FromHost<Backend>> = true;
+
 template <class Backend, HeadShape Shape, class State>
 class DecodeState<test::FromHost<Backend>, Shape, State>
     : public DecodeState<Backend, Shape, State> {

@@ -12,6 +12,7 @@
 #include "kla/backend/cuda/cuda.h"
 #include "kla/backend/cuda/decode_launch.h"
 #include "kla/backend/cuda/decode_state.h"
+#include "kla/backend/reference/reference.h"
 #include "kla/core/executor.h"
 #include "kla/core/kernel.h"
 #include "kla/op/decode_step.h"
@@ -110,6 +111,14 @@ struct Kernel<DecodeStepOp<StepSize, T, State>, test::CudaDeferredOnHost<kTokens
         args, state.view(), device::HostLauncher(executor, test::multiprocessors_of_host));
   }
 };
+
+// The law against the chunk form is tested with the chunk form of Reference.
+template <class StepSize, class T, class State, class Shape>
+struct Kernel<ChunkForwardOp<StepSize, T, State>, test::CudaDecodeOnHost, Shape>
+    : Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {};
+template <class StepSize, class T, class State, class Shape, int kTokens>
+struct Kernel<ChunkForwardOp<StepSize, T, State>, test::CudaDeferredOnHost<kTokens>, Shape>
+    : Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {};
 
 }  // namespace kla
 

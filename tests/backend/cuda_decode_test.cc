@@ -1,34 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decode kernels of the backend Cuda on this processor: the suite of DecodeStep, and what only
-// a device does (tile widths, lists in device memory, deferred writes).
+// The decode kernels of the backend Cuda on this processor: what only a device does (tile widths,
+// lists in device memory, deferred writes). The suite of DecodeStep is in cuda_decode_*_test.cc.
 #include <numeric>
 #include <vector>
 
 #include "backend/cuda_decode_on_host.h"
 #include "op/decode_state_suite.h"
-#include "op/decode_step_suite.h"
+#include "support/run.h"
+#include "support/tolerance.h"
 
-namespace kla {
-
-// The law against the chunk form is tested with the chunk form of Reference.
-template <class StepSize, class T, class State, class Shape>
-struct Kernel<ChunkForwardOp<StepSize, T, State>, test::CudaDecodeOnHost, Shape>
-    : Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {};
-template <class StepSize, class T, class State, class Shape, int kTokens>
-struct Kernel<ChunkForwardOp<StepSize, T, State>, test::CudaDeferredOnHost<kTokens>, Shape>
-    : Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {};
-
-namespace test {
+namespace kla::test {
 namespace {
-
-using OnHostConfigs = ::testing::Types<
-    Config<CudaDecodeOnHost, float, 128, 128>, Config<CudaDecodeOnHost, bfloat16, 96, 192>,
-    Config<CudaDecodeOnHost, float, 20, 12, kAutoChunk, ShapeKnown::kStatic, bfloat16>,
-    Config<CudaDecodeOnHost, float16, 256, 16, kAutoChunk, ShapeKnown::kStatic, float16>,
-    Config<CudaDecodeOnHost, float, 400, 8, kAutoChunk, ShapeKnown::kDynamic>,
-    Config<CudaDeferredOnHost<16>, float, 64, 64>,
-    Config<CudaDeferredOnHost<3>, bfloat16, 96, 20, kAutoChunk, ShapeKnown::kStatic, bfloat16>>;
-INSTANTIATE_TYPED_TEST_SUITE_P(OnHost, DecodeStepTest, OnHostConfigs, ConfigName);
 
 using StateConfigs = ::testing::Types<
     Config<CudaDecodeOnHost, float, 13, 33, kAutoChunk, ShapeKnown::kDynamic>,
@@ -249,5 +231,4 @@ TEST(CudaDecodeDeferredOnHost, PendingTokensAreCopiedResetAndReplaced) {
 }
 
 }  // namespace
-}  // namespace test
-}  // namespace kla
+}  // namespace kla::test

@@ -14,6 +14,7 @@
 #define KLA_MATH_UNIT_KEY_H_
 
 #include <cmath>
+#include <type_traits>
 
 #include "kla/core/scalar.h"
 #include "kla/math/step_size.h"
@@ -25,6 +26,9 @@ template <class W>
 KLA_HOST_DEVICE KLA_ALWAYS_INLINE W InverseNorm(W norm2, W epsilon) {
   using std::sqrt;
   const W sum = norm2 + epsilon;
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<W, double>) return sum > 0 ? ::rsqrt(sum) : 0.0;
+#endif
   return sum > W(0) ? W(W(1) / sqrt(sum)) : W(0);
 }
 

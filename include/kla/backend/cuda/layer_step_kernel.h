@@ -143,7 +143,7 @@ struct LayerStepBody {
   // What a thread loads of the token: for its channels (i = thread, thread + kThreads, ...) the
   // input, all rows of the window and the taps; for its values the gate and the norm's weight.
   struct Token {
-    T x[kOwnChannels];
+    float x[kOwnChannels];
     float window[kOwnChannels][kWindowRows], taps[kOwnChannels][4];
     float gate[kOwnValues], norm[kOwnValues];
   };
@@ -166,7 +166,7 @@ struct LayerStepBody {
       const int i = thread + own * kThreads;
       if (i >= kChannels) continue;
       const Index channel = ChannelOf(i, head);
-      token.x[own] = row[channel];
+      token.x[own] = static_cast<float>(row[channel]);
       KLA_UNROLL
       for (int r = 0; r < kWindowRows; ++r) {
         token.window[own][r] = static_cast<float>(window[r * ConvChannels() + channel]);
@@ -196,16 +196,15 @@ struct LayerStepBody {
         const int i = thread + own * kThreads;
         if (i >= kChannels) continue;
         const Token& mine = token[thread];
-        float sum = mine.taps[own][3] * static_cast<float>(mine.x[own]);
+        float sum = mine.taps[own][3] * mine.x[own];
         KLA_UNROLL
-        for (int r = 0; r < kWindowRows; ++r) {
-          const int age =
-              (position - r + kWindowRows) % kWindowRows;  // in tokens; 0: to be replaced
-          const float* taps = mine.taps[own];
-          const float tap = age == 1 ? taps[2] : age == 2 ? taps[1] : age == 3 ? taps[0] : 0.0f;
-          if (age > 0) sum += tap * mine.window[own][r];
+        for (int j = 0; j < kWindowRows - 1; ++j) {  // from the oldest, wherever the ring is
+          const int r = (position + 1 + j) % kWindowRows;
+          const float* rows = mine.window[own];
+          const float x = r == 0 ? rows[0] : r == 1 ? rows[1] : r == 2 ? rows[2] : rows[3];
+          sum += mine.taps[own][j] * x;
         }
-        if (i >= 2 * kKey || keeps_keys) window[ChannelOf(i, head)] = mine.x[own];
+        if (i >= 2 * kKey || keeps_keys) window[ChannelOf(i, head)] = static_cast<T>(mine.x[own]);
         float* to = i >= 2 * kKey ? &shared.v[i - 2 * kKey]
                     : i >= kKey   ? &shared.k[i - kKey]
                                   : &shared.q[i];
