@@ -15,22 +15,23 @@ tests/run.sh --quick              only the first of these
 tests/run.sh --sanitize           only one build, with AddressSanitizer and UBSan
 tests/run.sh --march x86-64-v3    only one build, for that -march (native, x86-64, x86-64-v4, ...)
 tests/run.sh --compiler clang++   only one build, with that compiler
-Further: --build-dir DIR (default build), --no-install (never call apt), --help
+Further: --build-dir DIR (default build-tests, build-sanitize, ...), --no-install (never call apt), --help
 END
 }
 
-build_dir=build
+build_dir=
 march=native
 compiler=${CXX:-g++}
 sanitize=
 variants=ON
 install=yes
+name=  # of the build folder: one for each kind of build, so that none undoes another's work
 while [ $# -gt 0 ]; do
   case $1 in
     --quick) variants=OFF ;;
-    --sanitize) sanitize=address,undefined variants=OFF ;;
-    --march) march=${2:?--march needs a value} variants=OFF; shift ;;
-    --compiler) compiler=${2:?--compiler needs a value} variants=OFF; shift ;;
+    --sanitize) sanitize=address,undefined variants=OFF name+=-sanitize ;;
+    --march) march=${2:?--march needs a value} variants=OFF name+=-$2; shift ;;
+    --compiler) compiler=${2:?--compiler needs a value} variants=OFF name+=-${2##*/}; shift ;;
     --build-dir) build_dir=${2:?--build-dir needs a value}; shift ;;
     --no-install) install=no ;;
     --help | -h) usage; exit 0 ;;
@@ -38,6 +39,8 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+
+build_dir=${build_dir:-build${name:--tests}}
 
 # ---- What it needs ------------------------------------------------------------------------------
 
