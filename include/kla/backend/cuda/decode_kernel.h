@@ -93,7 +93,8 @@ struct DecodeBody {
       tile[thread].Load(state, FirstColumn(block_first, thread), pool.value_dim, Lane(thread));
     });
     // Calls of more tokens than there is room to remember write the state at once.
-    const bool remembers = kDeferred && at.length <= pool.capacity;
+    const auto length = static_cast<int>(at.length);
+    const bool remembers = kDeferred && length <= pool.capacity;
     History history;
     if constexpr (kDeferred) {
       history = GetHistory(pool, pool_head, block_first);
@@ -101,15 +102,15 @@ struct DecodeBody {
         Replay(pool, pool_head, history, FirstColumn(block_first, thread), Lane(thread),
                tile[thread]);
       });
-      if (remembers && history.pending + at.length > pool.capacity) {
+      if (remembers && history.pending + length > pool.capacity) {
         StoreTile(block, state, block_first, tile);
         history = {1 - history.bank, 0};
       }
     }
     const Index row = kDeferred ? pool.RowAt(pool_head, history.bank) + history.pending : 0;
     KLA_NO_UNROLL
-    for (Index first = 0; first < at.length; first += kSlab) {
-      const auto count = static_cast<int>(at.length - first < kSlab ? at.length - first : kSlab);
+    for (int first = 0; first < length; first += kSlab) {
+      const int count = length - first < kSlab ? length - first : kSlab;
       if (first > 0) block.Barrier();  // the slab before has been used
       Stage(block, at, first, count, head, block_first, rows, shared);
       block.Barrier();
@@ -122,7 +123,7 @@ struct DecodeBody {
     }
     if constexpr (kDeferred) {
       if (remembers) {
-        history.pending += static_cast<int>(at.length);
+        history.pending += length;
       } else {
         history.pending = 0;
       }
@@ -149,7 +150,7 @@ struct DecodeBody {
   // Tokens [first, first + count) into shared memory, a warp each; the rows of tokens first to
   // first + kWarps - 1 have been loaded if these are the first of all.
   template <class Block, class PrivateRows>
-  KLA_BLOCK_FUNCTION void Stage(const Block& block, const SequenceEntry& at, Index first, int count,
+  KLA_BLOCK_FUNCTION void Stage(const Block& block, const SequenceEntry& at, int first, int count,
                                 int head, int block_first, PrivateRows& rows,
                                 Shared& shared) const {
     block.ForEachThread([&](int thread) {
@@ -177,10 +178,10 @@ struct DecodeBody {
   }
 
   // The rows of the token base + warp of a sequence, zeros beyond its end.
-  KLA_BLOCK_FUNCTION void LoadRows(const SequenceEntry& at, Index base, int head, int thread,
+  KLA_BLOCK_FUNCTION void LoadRows(const SequenceEntry& at, int base, int head, int thread,
                                    Rows& rows) const {
-    const Index token = base + thread / 32;
-    const bool exists = token < at.length;
+    const int token = base + thread / 32;
+    const bool exists = token < static_cast<int>(at.length);
     const int key_head = in.KeyHeadOf(head, pool.value_heads), lane = thread % 32;
     const T* q = in.q + in.q_at.At(at.batch, at.begin + token, key_head);
     const T* k = in.k + in.k_at.At(at.batch, at.begin + token, key_head);
@@ -228,7 +229,7 @@ struct DecodeBody {
   // One token, from shared memory; its delta is remembered in `row`, unless that is -1.
   template <class Block, class Tiles>
   KLA_BLOCK_FUNCTION void Step(const Block& block, const Shared& shared, const SequenceEntry& at,
-                               Index t, int token, int head, int block_first, Index row,
+                               int t, int token, int head, int block_first, Index row,
                                Tiles& tile) const {
     auto sums = block.template MakePrivate<Sums<float, 2 * kColumns>>();
     block.ForEachThread([&](int thread) {
@@ -266,7 +267,7 @@ struct DecodeBody {
   // k~ and g of tokens [first, first + count), for later replays.
   template <class Block>
   KLA_BLOCK_FUNCTION void Remember(const Block& block, const Shared& shared,
-                                   const SequenceEntry& at, Index first, int count, int head,
+                                   const SequenceEntry& at, int first, int count, int head,
                                    Index row) const {
     block.ForEachThread([&](int thread) {
       KLA_NO_UNROLL

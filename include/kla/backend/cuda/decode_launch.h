@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -145,6 +146,8 @@ void RunDecodeStep(const DecodeStepArgs<T>& args, const PoolView<State>& pool,
   static_assert(kIsStored<T> && kIsStored<State>,
                 "kla: the backend Cuda takes float, bfloat16 and float16; convert double first");
   const Problem problem = MakeProblem(args);
+  KLA_CHECK(problem.tokens <= std::numeric_limits<std::int32_t>::max(), "DecodeStep", "q",
+            "fewer than 2^31 tokens in a call", std::to_string(problem.tokens));
   const DecodeInputs<T> inputs = InputsOf(args, problem);
   WithKeyDim<Shape>(problem.key_dim, [&](auto key_dim) {
     ForEachRun(args.slots, args.cu_seqlens, problem.tokens, problem.sequences,

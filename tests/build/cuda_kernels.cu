@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decode kernels of the tuned shapes, for cuda_kernels.sh: each takes whole vectors of the
+// state, so none may use local memory.
+#include "kla/backend/cuda/decode_step.cuh"
+#include "kla/backend/cuda/layer_step.cuh"
+#include "kla/math/step_size.h"
+
+namespace kla::device {
+
+template <Index kKeyDim, int kColumns, bool kDeferred, class State>
+using Body = DecodeBody<Kla, kKeyDim, kColumns, kDeferred, UniformSequences, bfloat16, State>;
+
+template __global__ void RunBody(const __grid_constant__ Body<64, 4, false, float>);
+template __global__ void RunBody(const __grid_constant__ Body<96, 4, false, float>);
+template __global__ void RunBody(const __grid_constant__ Body<128, 4, false, float>);
+template __global__ void RunBody(const __grid_constant__ Body<128, 1, false, float>);
+template __global__ void RunBody(const __grid_constant__ Body<128, 4, false, bfloat16>);
+template __global__ void RunBody(const __grid_constant__ Body<256, 4, false, float>);
+template __global__ void RunBody(
+    const __grid_constant__ LayerStepBody<Kla, 96, 192, UniformSequences, bfloat16, float>);
+
+}  // namespace kla::device
