@@ -37,7 +37,7 @@ struct BlockLayout {
   Index PanelSize() const { return key_rows * kPanel<R>; }
   Index StateSize() const { return panels * PanelSize(); }
   Index BlockSize() const {
-    return key_rows * 2 * kBlock + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 3 * kBlock;
+    return key_rows * 2 * kBlock + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 5 * kBlock;
   }
 
   Index key_dim, value_dim;
@@ -57,16 +57,20 @@ struct Block {
         values(p + kBlock * kBlock),
         step(values + layout.panels * kBlock * kPanel<R>),
         gamma(step + kBlock),
-        to_end(gamma + kBlock) {}
+        to_end(gamma + kBlock),
+        key_gamma(to_end + kBlock),
+        query_gamma(key_gamma + kBlock) {}
 
-  R* keys_queries;            // [key_rows][2C]   columns: k~_i, then s q^_i
-  R* a;                       // [C][C]           A = StrictLower(b (K K^T * D))
-  R* p;                       // [C][C]           P = s Lower(Q K^T * D)
-  R* values;                  // [panels][C][kPanel]   v~; the forward walk replaces it by o
-  R* step;                    // [C]              b
-  R* gamma;                   // [C]              exp(G)
-  R* to_end;                  // [C]              w = exp(G_last - G)
-  R* decay = nullptr;         // [C][C]  D, lower     } where gradients are wanted
+  R* keys_queries;     // [key_rows][2C]   columns: k~_i, then s q^_i
+  R* a;                // [C][C]           A = StrictLower(b (K K^T * D))
+  R* p;                // [C][C]           P = s Lower(Q K^T * D)
+  R* values;           // [panels][C][kPanel]   v~; the forward walk replaces it by o
+  R* step;             // [C]              b
+  R* gamma;            // [C]              exp(G)
+  R* to_end;           // [C]              w = exp(G_last - G)
+  R* key_gamma;        // [C]  gamma r     } where keys and queries are packed without their factors
+  R* query_gamma;      // [C]  gamma s r_q }
+  R* decay = nullptr;  // [C][C]  D, lower     } where gradients are wanted
   R* key_products = nullptr;  // [C][C]  K K^T * D, strictly lower }
 };
 

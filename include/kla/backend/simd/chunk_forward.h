@@ -3,6 +3,7 @@
 #ifndef KLA_BACKEND_SIMD_CHUNK_FORWARD_H_
 #define KLA_BACKEND_SIMD_CHUNK_FORWARD_H_
 
+#include "kla/backend/simd/bf16_walk.h"
 #include "kla/backend/simd/chunk_walk.h"
 #include "kla/backend/simd/chunk_workspace.h"
 #include "kla/core/executor.h"
@@ -25,6 +26,11 @@ class ChunkForwardHeads {
   static constexpr Index kSegment = 4;   // blocks, where a head is one task
   static constexpr Index kWindow = 128;  // blocks, where they are tasks
 
+  // bfloat16 inputs are multiplied as such where the processor can, except that states which are
+  // kept for the gradients are those of float arithmetic: the same bits as ChunkBackward
+  // recomputes.
+  static constexpr bool kBfloat16 = KLA_SIMD_HAS_BF16_DOT && std::is_same_v<T, bfloat16>;
+
   explicit ChunkForwardHeads(const Args& args)
       : args_(args),
         problem_(MakeProblem(args)),
@@ -32,7 +38,8 @@ class ChunkForwardHeads {
         block_size_(WholeLines<R>(layout_.BlockSize())),
         stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
                     static_cast<Index>(sizeof(T)) >
-                kCachedBytes) {}
+                kCachedBytes),
+        dot_(kBfloat16 && args.chunk_states.is_null()) {}
 
   template <class Executor>
   void Run(const Executor& executor) const {
@@ -102,10 +109,21 @@ class ChunkForwardHeads {
       const Index t = begin + i * kBlock;
       const BlockInput<T> input(args_, span.batch, span.begin + t, std::min(kBlock, end - t),
                                 problem_.KeyHeadOf(head), head);
-      PackBlock<StepSize, T>(input, layout_, problem_, BlockAt(blocks, i),
+      const Block<R> block = BlockAt(blocks, i);
+#if KLA_SIMD_HAS_BF16_DOT
+      if constexpr (kBfloat16) {
+        if (dot_) return PackDotBlock<StepSize>(input, layout_, problem_, DotBlock(layout_, block));
+      }
+#endif
+      PackBlock<StepSize, T>(input, layout_, problem_, block,
                              static_cast<TokenScales<R>*>(nullptr));
     });
     executor.ParallelFor(layout_.panels, [&](Index panel) {
+#if KLA_SIMD_HAS_BF16_DOT
+      if constexpr (kBfloat16) {
+        if (dot_) return WalkDotPanel(at, next, panel, blocks, state + panel * layout_.PanelSize());
+      }
+#endif
       WalkPanel(n, at, next, panel, blocks, state + panel * layout_.PanelSize());
     });
     executor.ParallelFor(count, [&](Index i) {
@@ -118,7 +136,7 @@ class ChunkForwardHeads {
     });
   }
 
-  // `count` blocks of one panel; keeps the state that enters each chunk where asked to.
+  // The blocks of one panel; keeps the state that enters each chunk where asked to.
   void WalkPanel(Index n, const Tokens& at, const Tokens& next, Index panel, R* blocks,
                  R* state) const {
     PanelScratch<R> scratch;
@@ -133,6 +151,18 @@ class ChunkForwardHeads {
       WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch);
     }
   }
+
+#if KLA_SIMD_HAS_BF16_DOT
+  void WalkDotPanel(const Tokens& at, const Tokens& next, Index panel, R* blocks, R* state) const {
+    DotScratch scratch;
+    PairRows(state, layout_.key_rows, scratch.state);
+    for (Index i = 0; at.begin + i * kBlock < at.end; ++i) {
+      Prefetch(next, i, panel);
+      const Block<R> block = BlockAt(blocks, i);
+      WalkDotBlock(layout_, DotBlock(layout_, block), panel, state, scratch);
+    }
+  }
+#endif
 
   // What is packed next arrives in L2 while this segment computes: block i's share of `panel`.
   HWY_INLINE void Prefetch(const Tokens& next, Index i, Index panel) const {
@@ -153,6 +183,7 @@ class ChunkForwardHeads {
   BlockLayout<R> layout_;
   Index block_size_;
   bool stream_;  // outputs go past the caches
+  bool dot_;     // products of bfloat16 pairs
 };
 
 }  // namespace KLA_SIMD_VARIANT

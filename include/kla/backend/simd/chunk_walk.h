@@ -19,24 +19,31 @@ struct PanelScratch {
   alignas(64) R weighted[kBlock * kPanel<R>];
 };
 
+// E = V - gamma (K S) of a tile that holds rows of K S; values and errors [kTileRows][kPanel].
+template <class R>
+HWY_INLINE void StoreErrors(const RegisterTile<R>& recalled, const R* HWY_RESTRICT gamma,
+                            const R* HWY_RESTRICT values, R* HWY_RESTRICT errors) {
+  const Tag<R> d;
+  HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
+    const auto factor = hn::Set(d, gamma[r]);
+    HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
+      const Index at = r * kPanel<R> + n * kLanes<R>;
+      hn::Store(hn::NegMulAdd(factor, recalled.v[r][n], hn::Load(d, values + at)), d, errors + at);
+    }
+  }
+}
+
 // E = V - gamma (K S): what the state does not yet recall of the values.   2 C K flops a column
 // S [key_rows][kPanel], values and errors [C][kPanel].
 template <class R>
 HWY_INLINE void Errors(const BlockLayout<R>& layout, const Block<R>& block,
                        const R* HWY_RESTRICT state, const R* HWY_RESTRICT values,
                        R* HWY_RESTRICT errors) {
-  const Tag<R> d;
   for (Index i = 0; i < kBlock; i += kTileRows) {
     RegisterTile<R> tile;
     tile.SetZero();
     tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + i, state, layout.key_dim);
-    HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
-      const auto factor = hn::Set(d, block.gamma[i + r]);
-      HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
-        const Index at = (i + r) * kPanel<R> + n * kLanes<R>;
-        hn::Store(hn::NegMulAdd(factor, tile.v[r][n], hn::Load(d, values + at)), d, errors + at);
-      }
-    }
+    StoreErrors(tile, block.gamma + i, values + i * kPanel<R>, errors + i * kPanel<R>);
   }
 }
 
@@ -135,10 +142,16 @@ HWY_NOINLINE void LoadPanel(const S* from, Index key_stride, Index value_stride,
                             const BlockLayout<R>& layout, Index panel, R* HWY_RESTRICT to) {
   const Index first = panel * kPanel<R>;
   const Index count = std::min(kPanel<R>, layout.value_dim - first);
-  std::fill_n(to, layout.key_rows * kPanel<R>, R(0));
+  if (from == nullptr || value_stride != 1 || layout.key_dim < layout.key_rows) {
+    std::fill_n(to, layout.key_rows * kPanel<R>, R(0));
+  }
   if (from == nullptr) return;
   for (Index i = 0; i < layout.key_dim; ++i) {
     const S* row = from + i * key_stride + first * value_stride;
+    if (value_stride == 1) {
+      CopyRow(row, count, to + i * kPanel<R>, kPanel<R>);
+      continue;
+    }
     for (Index j = 0; j < count; ++j) {
       to[i * kPanel<R> + j] = static_cast<R>(row[j * value_stride]);
     }
@@ -152,6 +165,10 @@ HWY_NOINLINE void StorePanel(const R* HWY_RESTRICT from, const BlockLayout<R>& l
   const Index count = std::min(kPanel<R>, layout.value_dim - first);
   for (Index i = 0; i < layout.key_dim; ++i) {
     S* row = to + i * key_stride + first * value_stride;
+    if (value_stride == 1) {
+      ConvertRow(from + i * kPanel<R>, count, row);
+      continue;
+    }
     for (Index j = 0; j < count; ++j) {
       row[j * value_stride] = static_cast<S>(from[i * kPanel<R> + j]);
     }

@@ -13,6 +13,10 @@
 #include "kla/backend/simd/target.h"
 #include "kla/core/scalar.h"
 
+#if KLA_SIMD_HAS_BF16_DOT
+#include <immintrin.h>
+#endif
+
 // After the parameters of a lambda that must be inlined, as bodies of Unroll must.
 #define KLA_SIMD_INLINE __attribute__((always_inline))
 
@@ -65,6 +69,13 @@ HWY_INLINE hn::Vec<D> FromBfloat16(D d, hn::Vec<hn::Rebind<std::uint16_t, D>> ha
 
 template <class D>
 HWY_INLINE hn::Vec<hn::Rebind<std::uint16_t, D>> ToBfloat16(D d, hn::Vec<D> value) {
+#if KLA_SIMD_HAS_BF16_DOT
+  // By instruction, which rounds alike but for subnormals: those become zero.
+  if constexpr (hn::MaxLanes(d) == 16) {
+    const auto half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value.raw));
+    return hn::Vec<hn::Rebind<std::uint16_t, D>>{half};
+  }
+#endif
   const hn::RebindToUnsigned<D> word;
   const auto bits = hn::BitCast(word, value);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(word, 1));
