@@ -60,8 +60,15 @@ inline Settings ReadSettings(const SafetensorsFile& file, const std::filesystem:
   }
 }
 
+// The same, for a model that is yet to be built: its settings must not ask for more than is there.
 inline Settings ReadSettings(const std::filesystem::path& path, const std::string& format) {
-  return ReadSettings(SafetensorsFile(path), path, format);
+  const SafetensorsFile file(path);
+  const Settings settings = ReadSettings(file, path, format);
+  const auto needed = static_cast<std::uint64_t>(settings.FewestParameters()) * sizeof(float);
+  if (needed > file.data_bytes()) {
+    throw FileError(path, "its settings describe a larger model than the one it holds");
+  }
+  return settings;
 }
 
 template <class Model>

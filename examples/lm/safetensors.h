@@ -106,10 +106,12 @@ class SafetensorsFile {
     ReadBytes(text.data(), text.size());
     data_begin_ = sizeof(length) + length;
     ParseHeader(text);
-    CheckCoverage(size - data_begin_);
+    data_bytes_ = size - data_begin_;
+    CheckCoverage();
   }
 
   const Metadata& metadata() const { return metadata_; }
+  std::uint64_t data_bytes() const { return data_bytes_; }  // of all tensors
 
   // The metadata entry, or an error that names it.
   const std::string& Require(const std::string& key) const {
@@ -233,7 +235,7 @@ class SafetensorsFile {
     return entry;
   }
 
-  void CheckCoverage(std::uint64_t data_size) const {
+  void CheckCoverage() const {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
     for (const auto& [name, entry] : entries_) ranges.emplace_back(entry.begin, entry.end);
     std::sort(ranges.begin(), ranges.end());
@@ -243,8 +245,8 @@ class SafetensorsFile {
       if (begin > covered) throw FileError(path_, "there are unused bytes between tensors");
       covered = end;
     }
-    if (covered > data_size) throw FileError(path_, "truncated: tensors reach past the end");
-    if (covered < data_size) throw FileError(path_, "there are unused bytes after the tensors");
+    if (covered > data_bytes_) throw FileError(path_, "truncated: tensors reach past the end");
+    if (covered < data_bytes_) throw FileError(path_, "there are unused bytes after the tensors");
   }
 
   template <class T>
@@ -272,7 +274,7 @@ class SafetensorsFile {
 
   std::filesystem::path path_;
   std::ifstream in_;
-  std::uint64_t data_begin_ = 0;
+  std::uint64_t data_begin_ = 0, data_bytes_ = 0;
   Metadata metadata_;
   std::map<std::string, Entry> entries_;
 };

@@ -40,6 +40,12 @@ struct Settings {
 
   std::int64_t heads() const { return model_dim / 64; }
 
+  // No mixer has fewer parameters than softmax attention, 4 D² a layer.
+  std::int64_t FewestParameters() const {
+    return vocabulary * model_dim +
+           layers * (4 * model_dim * model_dim + 3 * model_dim * hidden_dim);
+  }
+
   TrainerConfig trainer() const {
     return {
         .shards = shards,
@@ -50,7 +56,7 @@ struct Settings {
         .schedule = {.peak = learning_rate, .floor = final_rate, .warmup = warmup, .steps = steps}};
   }
 
-  // Also guards against sizes in a damaged file that would exhaust the memory.
+  // What a damaged file may say must neither overflow nor exhaust the memory.
   void Check() const {
     const auto require = [](bool holds, const char* what) {
       if (!holds) throw std::invalid_argument(std::string("settings: ") + what);

@@ -214,7 +214,9 @@ TYPED_TEST(ModelRunTest, SavedModelGeneratesTheSameBytes) {
   auto model = this->Trained(Serial{});
   const std::filesystem::path file = this->folder_.path() / "model.safetensors";
   SaveModel(file, model, this->settings_);
-  EXPECT_EQ(ReadSettings(file, kModelFormat).seed, 77u);
+  EXPECT_EQ(ReadSettings(SafetensorsFile(file), file, kModelFormat).seed, 77u);
+  // These settings speak of a width of 128, the model has 8: nobody is to build one from them.
+  EXPECT_THROW(ReadSettings(file, kModelFormat), FileError);
   auto loaded = SmallModel<TypeParam>();
   LoadModel(file, loaded);
   this->ExpectSameBits(model, loaded);
@@ -223,7 +225,7 @@ TYPED_TEST(ModelRunTest, SavedModelGeneratesTheSameBytes) {
   EXPECT_EQ(GenerateBytes(loaded, "the ", 100, 0.9, 5), sample);
   EXPECT_NE(GenerateBytes(loaded, "the ", 100, 0.9, 6), sample);
   EXPECT_EQ(GenerateBytes(loaded, "the ", 30, 0.0, 5), GenerateBytes(loaded, "the ", 30, 0.0, 6));
-  EXPECT_THROW(ReadSettings(file, kRunFormat), FileError);
+  EXPECT_THROW(ReadSettings(SafetensorsFile(file), file, kRunFormat), FileError);
 }
 
 TYPED_TEST(ModelRunTest, FilesWithBadMetadataAreErrors) {

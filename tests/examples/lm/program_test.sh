@@ -60,6 +60,9 @@ check "the run file is there" test -s stopped/run.safetensors
 head -c 1000 first/model.safetensors > cut.safetensors
 echo "not a model" > foreign.safetensors
 check "a truncated model" refuses "truncated" "$program" generate --model cut.safetensors
+LC_ALL=C sed 's/layers\\":1,/layers\\":9,/' first/model.safetensors > grown.safetensors
+check "settings that the weights contradict" refuses "a larger model than the one it holds" \
+  "$program" generate --model grown.safetensors
 check "a foreign file" refuses "not a safetensors file" "$program" generate --model foreign.safetensors
 check "a run file where a model belongs" refuses "expected 'kla-lm-model-1'" \
   "$program" generate --model stopped/run.safetensors
@@ -69,7 +72,7 @@ check "another text to resume on" refuses "another text" \
 check "no text" refuses "no such text file or folder" "$program" train --text absent
 check "too little text" refuses "too few" "$program" train --text text/1.txt --time 4096
 check "an unknown mixer" refuses "no mixer is called" "$program" train "${tiny[@]}" --mixer x
-check "a bad width" refuses "multiple of 64" "$program" train "${tiny[@]}" --dim 100
+check "a bad width" refuses "multiple of 64" "$program" train --text text --dim 100
 
 echo "$failures failed"
 exit $((failures > 0))
