@@ -105,13 +105,12 @@ ModelView<T> Tokens(const ModelView<T>& view, Index begin, Index end) {
 
 // RMS error bound of the layer in arithmetic of unit roundoff u: each of its sums is a random walk
 // of roundings, and the norm behind the recurrence makes errors relative to what it outputs.
-// Conditioning, of the normalised vectors and the gates, is allowed a factor of 4.
 template <class T>
 double LayerTolerance(const LayerSizes& sizes, Index tokens, double reference_rms) {
   const double terms = Growth(tokens, sizes.key_dim, sizes.value_dim) +
                        std::sqrt(static_cast<double>(sizes.model_dim)) +
                        std::sqrt(static_cast<double>(sizes.value_width()));
-  return 4 * kRoundoff<T> * terms * reference_rms;
+  return kRoundoff<T> * terms * reference_rms;
 }
 
 // The layer on one sequence that starts from nothing, x [T, D] to y [T, D].

@@ -21,6 +21,11 @@
 //   y = W_o (RMSNorm(o) SiLU(W_g x))
 // Zou, Ren, Liu: Kaczmarz Linear Attention, arXiv:2605.08587; with another StepSize the same layer
 // is Gated DeltaNet, Longhorn or a plain delta rule.
+//
+// Dense algebra is Eigen's, run by the executor alone: Eigen starts no threads here. Eigen gives
+// its functions one name whatever instruction set they are compiled for, so that a program of which
+// parts are compiled for several must use the layer in one of them only; the operations are free of
+// this.
 #ifndef KLA_LAYER_KLA_LAYER_H_
 #define KLA_LAYER_KLA_LAYER_H_
 
