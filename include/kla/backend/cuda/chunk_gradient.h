@@ -5,6 +5,7 @@
 #define KLA_BACKEND_CUDA_CHUNK_GRADIENT_H_
 
 #include "kla/backend/cuda/chunk_gradient_layout.h"
+#include "kla/backend/cuda/chunk_gradient_rows.h"
 #include "kla/backend/cuda/chunk_types.h"
 #include "kla/math/decay.h"
 #include "kla/math/unit_key.h"
@@ -53,25 +54,30 @@ struct ChunkGradients {
   KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {
     const Index chunk = block.index() / heads.key_heads, head = block.index() % heads.key_heads;
     const ChunkSpan span = map.SpanOf(map.SequenceOf(chunk), chunk);
+    const int steps = static_cast<int>(heads.GroupSize()) * kPasses * C::kValueTiles;
     Sums& total = SumsOf(block, shared);
     block.Copy(reinterpret_cast<float*>(&shared.norms),
                reinterpret_cast<const float*>(in.norms + block.index()), sizeof(ChunkNorms));
     block.ForEach(kChunkRows, [&](int i) { shared.norm2_gradient[i] = 0.0; });
-    for (Index i = 0; i < heads.GroupSize(); ++i) {
-      const Index value_head = heads.ValueHeadOf(head, i);
+    LoadStep(block, shared, span, chunk, head, 0);
+    for (int step = 0; step < steps; step += C::kValueTiles) {
+      const int pass = step / C::kValueTiles % kPasses;
+      const Index member = step / (C::kValueTiles * kPasses);
+      const Index value_head = heads.ValueHeadOf(head, member);
       const Index index = chunk * heads.value_heads + value_head;
-      block.Copy(reinterpret_cast<float*>(&shared.scalars),
-                 reinterpret_cast<const float*>(in.scalars + index), sizeof(ChunkScalars));
-      float along = 0;  // <S, dS+>
-      for (int pass = 0; pass < kPasses; ++pass) {
-        along += Pass(block, shared, total, span, index, value_head, pass, i == 0);
+      if (pass == 0) {
+        block.Copy(reinterpret_cast<float*>(&shared.scalars),
+                   reinterpret_cast<const float*>(in.scalars + index), sizeof(ChunkScalars));
       }
-      Gates(block, shared, span, value_head, along);
+      Pass(block, shared, total, span, chunk, head, step, steps, member == 0);
+      if (pass == kPasses - 1) Gates(block, shared, span, value_head);
     }
-    Finish(block, shared, total, span, head);
+    FinishRows<C>(block, *this, shared, total, span, head);
   }
 
  private:
+  static constexpr int kStages = Shared::kStages;
+
   template <class Block>
   KLA_TILE_FUNCTION Sums& SumsOf(const Block& block, Shared& shared) const {
     if constexpr (kSumsInShared) {
@@ -97,15 +103,44 @@ struct ChunkGradients {
     }
   }
 
-  // Columns [pass * kPass, ...) of K: adds to dq~ and dk~. Returns its part of <S, dS+>.
+  // Queues what step (value head, pass, panel of V) reads.
   template <class Block>
-  KLA_TILE_FUNCTION float Pass(const Block& block, Shared& shared, Sums& total,
-                               const ChunkSpan& span, Index index, Index value_head, int pass,
-                               bool first) const {
+  KLA_TILE_FUNCTION void LoadStep(const Block& block, Shared& shared, const ChunkSpan& span,
+                                  Index chunk, Index head, int step) const {
+    const int panel = step % C::kValueTiles, pass = step / C::kValueTiles % kPasses;
+    const Index value_head = heads.ValueHeadOf(head, step / (C::kValueTiles * kPasses));
+    const Index saved = (chunk * heads.value_heads + value_head) * C::kValueTiles + panel;
     const int pass_column = pass * kPass;
+    auto& panels = shared.stages[step % kStages].panels;
+    if (panel == 0 && (step == 0 || kPasses > 1)) {
+      const Index keys = block.index() * C::KeyTile::kSize;
+      CopyColumns(block, shared.keys, in.keys + keys, pass_column);
+      CopyColumns(block, shared.queries, in.queries + keys, pass_column);
+    }
+    block.CopyAsync(panels.z, z + saved * Square::kSize, Square::kBytes);
+    block.CopyAsync(panels.pseudo, pseudo_values + saved * Square::kSize, Square::kBytes);
+    CopyColumns(block, panels.states, states + saved * C::KeyTile::kSize, pass_column);
+    CopyColumns(block, panels.d_states, d_states + saved * C::KeyTile::kSize, pass_column);
+    tile::LoadRows(block, Square{panels.d_o},
+                   d_o.At(span.batch, span.begin, value_head) + panel * 64, d_o.time, d_o.aligned,
+                   span.count, C::kValueDim - panel * 64);
+    block.CommitCopies();
+  }
+
+  // Columns [pass * kPass, ...) of K: adds to dq~ and dk~, and its part of <S, dS+>.
+  template <class Block>
+  KLA_TILE_FUNCTION void Pass(const Block& block, Shared& shared, Sums& total,
+                              const ChunkSpan& span, Index chunk, Index head, int first_step,
+                              int steps, bool first) const {
+    const int pass = first_step / C::kValueTiles % kPasses, pass_column = pass * kPass;
+    const Index value_head = heads.ValueHeadOf(head, first_step / (C::kValueTiles * kPasses));
+    const Index index = chunk * heads.value_heads + value_head;
+    const int width = kKeyDim - pass_column < kPass ? kKeyDim - pass_column : kPass;
+    const auto idle = [&](int group) { return group * kPart >= width; };
     tile::PerGroup<Whole, kGroups> inner;                        // Y, Z V'^T
     tile::PerGroup<Part, kGroups> from_state, to_state, recall;  // I_q, F, R
     tile::PerGroup<tile::RowValues, kGroups> value_dot;
+    tile::PerGroup<tile::RegisterOperand<E, kTerms, kChunkRows>, kGroups> weights;  // P, B
     block.Groups([&](int group) {
       inner[group].Fill(0.0f);
       from_state[group].Fill(0.0f);
@@ -113,53 +148,51 @@ struct ChunkGradients {
       recall[group].Fill(0.0f);
       value_dot[group] = {};
     });
-    const Square d_out{shared.panels.d_o}, values{shared.panels.values}, z_tile{shared.panels.z},
-        pseudo{shared.panels.pseudo};
-    const PassTile s_tile{shared.panels.states}, ds_tile{shared.panels.d_states};
-    float along = 0;
-    const Index key_index = block.index() * C::KeyTile::kSize;
-    if (first || kPasses > 1) {
-      CopyColumns(block, shared.keys, in.keys + key_index, pass_column);
-      CopyColumns(block, shared.queries, in.queries + key_index, pass_column);
-    }
+    float along = 0;  // this thread's part
     for (int panel = 0; panel < C::kValueTiles; ++panel) {
-      const Index saved = index * C::kValueTiles + panel;
-      const int column = panel * 64;
-      block.CopyAsync(shared.panels.z, z + saved * Square::kSize, Square::kBytes);
-      block.CopyAsync(shared.panels.pseudo, pseudo_values + saved * Square::kSize, Square::kBytes);
-      CopyColumns(block, shared.panels.states, states + saved * C::KeyTile::kSize, pass_column);
-      CopyColumns(block, shared.panels.d_states, d_states + saved * C::KeyTile::kSize, pass_column);
-      tile::LoadRows(block, d_out, d_o.At(span.batch, span.begin, value_head) + column, d_o.time,
-                     d_o.aligned, span.count, C::kValueDim - column);
-      tile::LoadRows(block, values, v.At(span.batch, span.begin, value_head) + column, v.time,
-                     v.aligned, span.count, C::kValueDim - column);
-      block.CommitCopies();
-      block.template WaitCopies<0>();
+      const int step = first_step + panel;
+      if (kStages == 2 && step + 1 < steps && (kPasses == 1 || panel + 1 < C::kValueTiles)) {
+        LoadStep(block, shared, span, chunk, head, step + 1);
+        block.template WaitCopies<1>();
+      } else {
+        block.template WaitCopies<0>();
+      }
       block.Barrier();
+      auto& panels = shared.stages[step % kStages].panels;
+      const Square d_out{panels.d_o}, z_tile{panels.z}, pseudo{panels.pseudo};
+      const PassTile s_tile{panels.states}, ds_tile{panels.d_states};
       block.Groups([&](int group) {
         const auto d_out_rows = tile::LoadOperand<kChunkRows>(d_out);
         const auto z_rows = tile::LoadTransposedOperand<kChunkRows>(z_tile);
         if (group == 0) {
-          tile::Multiply(inner[group], d_out_rows, pseudo);
+          tile::StartMultiply(inner[group], d_out_rows, pseudo);
         } else {
-          tile::Multiply(inner[group], z_rows, pseudo);
+          tile::StartMultiply(inner[group], z_rows, pseudo);
+        }
+        if (!idle(group)) {
+          const int part = group * kPart;
+          tile::StartMultiply(from_state[group], d_out_rows, s_tile, 0, part);
+          tile::StartMultiply(recall[group], z_rows, s_tile, 0, part);
+          tile::StartMultiply(to_state[group], tile::LoadTransposedOperand<kChunkRows>(pseudo),
+                              ds_tile, 0, part);
+        }
+        if (group == 1) {
           Whole z_values, v_values;
           tile::ToTile(z_rows, z_values);
-          tile::ToTile(tile::LoadOperand<kChunkRows>(values), v_values);
+          tile::LoadRowsTile(v.At(span.batch, span.begin, value_head) + panel * 64, v.time,
+                             span.count, C::kValueDim - panel * 64, v_values);
           tile::ForEachElement([&](const tile::Place& at, float& x,
                                    float& y) { value_dot[group].at[at.row_slot] += x * y; },
                                z_values, v_values);
         }
-        const int part = group * kPart;
-        if (part >= kPass || pass_column + part >= kKeyDim) return;
-        tile::Multiply(from_state[group], d_out_rows, s_tile, 0, part);
-        tile::Multiply(recall[group], z_rows, s_tile, 0, part);
-        tile::Multiply(to_state[group], tile::LoadTransposedOperand<kChunkRows>(pseudo), ds_tile, 0,
-                       part);
+        tile::Complete(inner[group], from_state[group], recall[group], to_state[group]);
+        if (panel == C::kValueTiles - 1) {
+          const E* from = (group == 0 ? in.scores : in.overlaps) + index * Square::kSize;
+          weights[group] = tile::LoadDistantOperand<kChunkRows>(Square{const_cast<E*>(from)});
+        }
       });
-      const int width = kKeyDim - pass_column < kPass ? kKeyDim - pass_column : kPass;
-      along += block.Sum(width * kChunkRows / 8, shared.scratch, [&](int unit) {
-        float sum = 0, a[8] = {}, b[8] = {};
+      block.ForEach(width * kChunkRows / 8, [&](int unit) {
+        float a[8] = {}, b[8] = {};
         KLA_TILE_UNROLL
         for (int t = 0; t < kTerms; ++t) {
           float x[8], y[8];
@@ -172,52 +205,52 @@ struct ChunkGradients {
           }
         }
         KLA_TILE_UNROLL
-        for (int e = 0; e < 8; ++e) sum += a[e] * b[e];
-        return sum;
+        for (int e = 0; e < 8; ++e) along += a[e] * b[e];
       });
       block.Barrier();
+      if (kStages == 1 && panel + 1 < C::kValueTiles) {
+        LoadStep(block, shared, span, chunk, head, step + 1);
+      }
     }
 
-    const Square scores{shared.squares.scores}, overlaps{shared.squares.overlaps};
-    block.CopyAsync(shared.squares.scores, in.scores + index * Square::kSize, Square::kBytes);
-    block.CopyAsync(shared.squares.overlaps, in.overlaps + index * Square::kSize, Square::kBytes);
-    block.CommitCopies();
-    block.template WaitCopies<0>();
-    block.Barrier();
+    auto& squares = shared.stages[(first_step + C::kValueTiles - 1) % kStages].squares;
     block.Groups([&](int group) {
       if (group == 0) {
-        InsideChunk(shared, group, inner[group], scores, shared.squares.x_keys,
-                    shared.squares.x_rows);
+        InsideChunk(shared, group, inner[group], weights[group], squares.x_keys, squares.x_rows);
       } else {
-        InsideChunk(shared, group, inner[group], overlaps, shared.squares.m_keys,
-                    shared.squares.m_rows);
+        InsideChunk(shared, group, inner[group], weights[group], squares.m_keys, squares.m_rows);
         value_dot[group].Reduce();
         value_dot[group].Store(shared.value_dot);
       }
     });
+    const float whole = block.Reduce(along, shared.scratch);
+    block.ForEach(1, [&](int) { shared.along = whole + (pass == 0 ? 0.0f : shared.along); });
     block.Barrier();
     block.Groups([&](int group) {
-      const int part = group * kPart;
-      if (part >= kPass || pass_column + part >= kKeyDim) {
-        if (pass == 0) tile::RowValues{}.Store(shared.dots[0][group]);
-        if (pass == 0) tile::RowValues{}.Store(shared.dots[1][group]);
-        if (pass == 0) tile::RowValues{}.Store(shared.dots[2][group]);
+      if (idle(group)) {
+        if (pass > 0) return;
+        for (auto& dot : shared.dots) tile::RowValues{}.Store(dot[group]);
         return;
       }
-      Columns(shared, total, group, pass, first, from_state[group], to_state[group], recall[group]);
+      Columns(shared, squares, total, group, pass, first, from_state[group], to_state[group],
+              recall[group]);
     });
     block.Barrier();
-    return along;
+    const int next = first_step + C::kValueTiles;
+    if ((kStages == 1 || kPasses > 1) && next < steps) {
+      LoadStep(block, shared, span, chunk, head, next);
+    }
   }
 
   // Group 0: from Y the sums of Y * P, and X. Group 1: from Z V'^T the sums of dA * B, and M.
-  KLA_TILE_FUNCTION void InsideChunk(Shared& shared, int group, Whole& inner, const Square& weights,
+  KLA_TILE_FUNCTION void InsideChunk(Shared& shared, int group, Whole& inner,
+                                     const tile::RegisterOperand<E, kTerms, kChunkRows>& weights,
                                      E* by_keys, E* by_rows) const {
     const ChunkScalars& s = shared.scalars;
     tile::RowValues rows;
     tile::ColumnValues<kChunkRows> columns;
     Whole weight;
-    tile::ToTile(tile::LoadOperand<kChunkRows>(weights), weight);
+    tile::ToTile(weights, weight);
     const float factor = group == 0 ? static_cast<float>(scale) : -1.0f;
     tile::ForEachElement(
         [&](const tile::Place& at, float& x, float& w) {
@@ -246,8 +279,9 @@ struct ChunkGradients {
   }
 
   // One group's columns of dq~ and dk~ and its part of the row products.
-  KLA_TILE_FUNCTION void Columns(Shared& shared, Sums& total, int group, int pass, bool first,
-                                 Part& from_state, Part& to_state, Part& recall) const {
+  KLA_TILE_FUNCTION void Columns(Shared& shared, typename Layout::Squares& squares, Sums& total,
+                                 int group, int pass, bool first, Part& from_state, Part& to_state,
+                                 Part& recall) const {
     const ChunkScalars& s = shared.scalars;
     const PassTile keys{shared.keys}, queries{shared.queries};
     const int part = group * kPart;
@@ -271,13 +305,16 @@ struct ChunkGradients {
     StoreDot(write_dot, shared.dots[1][group], s.key, pass);
     StoreDot(recall_dot, shared.dots[2][group], s.key, pass);
 
-    const Square x_rows{shared.squares.x_rows}, m_rows{shared.squares.m_rows};
-    tile::Multiply(from_state, tile::LoadOperand<kChunkRows>(Square{shared.squares.x_keys}), keys,
-                   0, part);
-    tile::Multiply(recall, tile::LoadOperand<kChunkRows>(Square{shared.squares.m_keys}), keys, 0,
-                   part);
-    tile::Multiply(to_state, tile::LoadTransposedOperand<kChunkRows>(x_rows), queries, 0, part);
-    tile::Multiply(to_state, tile::LoadTransposedOperand<kChunkRows>(m_rows), keys, 0, part);
+    const Square x_rows{squares.x_rows}, m_rows{squares.m_rows};
+    const auto x_keys = tile::LoadOperand<kChunkRows>(Square{squares.x_keys});
+    tile::StartMultiply(from_state, x_keys, keys, 0, part);
+    const auto m_keys = tile::LoadOperand<kChunkRows>(Square{squares.m_keys});
+    tile::StartMultiply(recall, m_keys, keys, 0, part);
+    const auto x_columns = tile::LoadTransposedOperand<kChunkRows>(x_rows);
+    tile::StartMultiply(to_state, x_columns, queries, 0, part);
+    const auto m_columns = tile::LoadTransposedOperand<kChunkRows>(m_rows);
+    tile::StartMultiply(to_state, m_columns, keys, 0, part);
+    tile::Complete(from_state, recall, to_state);
     const int column = pass * kPass + part;
     tile::ForEachElement(
         [&](const tile::Place& at, float& d_query, float& d_key, float& h) {
@@ -299,12 +336,14 @@ struct ChunkGradients {
   // dg, deta, and what the value head adds to the gradient of |k|^2.
   template <class Block>
   KLA_TILE_FUNCTION void Gates(const Block& block, Shared& shared, const ChunkSpan& span,
-                               Index value_head, float along) const {
+                               Index value_head) const {
     const ChunkScalars& s = shared.scalars;
     const auto dot = [&](int which, int i) {
       return shared.dots[which][0][i] + shared.dots[which][1][i];
     };
-    const float written = block.Sum(kChunkRows, shared.scratch, [&](int i) { return dot(1, i); });
+    float part = 0;
+    block.ForEach(kChunkRows, [&](int i) { part += dot(1, i); });
+    const float written = block.Reduce(part, shared.scratch);
     block.ForEach(kChunkRows, [&](int i) {
       double sum = static_cast<double>(shared.row_sum[0][i]) + s.step[i] * shared.row_sum[1][i];
       for (int w = 0; w < 4; ++w) {
@@ -312,7 +351,7 @@ struct ChunkGradients {
         sum -= shared.column_sum[1][w][i];
       }
       sum += s.step[i] * dot(2, i) + dot(0, i) - dot(1, i);
-      if (i == kChunkRows - 1) sum += written + s.walk.gamma[i] * along;
+      if (i == kChunkRows - 1) sum += written + s.walk.gamma[i] * shared.along;
       shared.log_gradient[i] = sum;
     });
     block.Barrier();
@@ -334,62 +373,6 @@ struct ChunkGradients {
       deta[span.batch * deta_batch + t * deta_time + value_head] = static_cast<float>(gradient.eta);
     });
     block.Barrier();
-  }
-
-  // dq = r dq~ - r^3 <q, dq~> q (normalised q), dk = r dk~ + 2 (d |k|^2) k, in terms of the rows
-  // scaled to near 1.
-  template <class Block>
-  KLA_TILE_FUNCTION void Finish(const Block& block, Shared& shared, const Sums& total,
-                                const ChunkSpan& span, Index head) const {
-    block.ForEachRow([&](int row, const auto& lanes) {
-      const bool inside = row < span.count;
-      const Index t = span.begin + (inside ? row : 0);
-      const T* q_row = q.At(span.batch, t, head);
-      const T* k_row = k.At(span.batch, t, head);
-      const float q_down = shared.norms.query_down[row], k_down = shared.norms.key_down[row];
-      const float* d_query = total.dq + row * kPitch;
-      const float* d_key = total.dk + row * kPitch;
-      float x[8], q_along = 0, k_along = 0;  // <q^, dq~>, <k^, dk~>
-      for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
-        tile::LoadUnit(q_row + c, q.aligned, x);
-        KLA_TILE_UNROLL
-        for (int e = 0; e < 8; ++e) q_along += x[e] * q_down * d_query[c + e];
-        tile::LoadUnit(k_row + c, k.aligned, x);
-        KLA_TILE_UNROLL
-        for (int e = 0; e < 8; ++e) k_along += x[e] * k_down * d_key[c + e];
-      }
-      q_along = lanes.Sum(q_along);
-      k_along = lanes.Sum(k_along);
-      if (!inside) return;
-      const double key_norm2 = shared.norms.key_norm2[row];
-      const double d_norm2 =
-          shared.norm2_gradient[row] +
-          UnitKeyBackward<typename C::StepSize>(0.0, key_norm2, epsilon,
-                                                static_cast<double>(k_along) / k_down, 0.0, 0.0)
-              .norm2;
-      const float key = static_cast<float>(InverseNorm(key_norm2, epsilon));
-      const float key_part = static_cast<float>(2.0 * d_norm2 / k_down);  // of k^
-      double r = 1.0, query_along = 0.0;
-      if constexpr (C::StepSize::kNormalizeQuery) {
-        r = InverseNorm(shared.norms.query_norm2[row], epsilon);
-        query_along = -r * r * r * static_cast<double>(q_along) / q_down / q_down;
-      }
-      const float query = static_cast<float>(r), query_part = static_cast<float>(query_along);
-      T* dq_row = dq.At(span.batch, t, head);
-      T* dk_row = dk.At(span.batch, t, head);
-      for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
-        tile::LoadUnit(q_row + c, q.aligned, x);
-        KLA_TILE_UNROLL
-        for (int e = 0; e < 8; ++e) {
-          x[e] = query * d_query[c + e] + query_part * (x[e] * q_down);
-        }
-        tile::StoreUnit(dq_row + c, dq.aligned, x);
-        tile::LoadUnit(k_row + c, k.aligned, x);
-        KLA_TILE_UNROLL
-        for (int e = 0; e < 8; ++e) x[e] = key * d_key[c + e] + key_part * (x[e] * k_down);
-        tile::StoreUnit(dk_row + c, dk.aligned, x);
-      }
-    });
   }
 };
 

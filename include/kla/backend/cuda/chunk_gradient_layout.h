@@ -26,32 +26,28 @@ struct GradientLayout {
 
   struct Panels {  // of 64 columns of V
     alignas(1024) E d_o[Square::kSize];
-    alignas(1024) E values[Square::kSize];
     alignas(1024) E z[Square::kSize];
     alignas(1024) E pseudo[Square::kSize];
     alignas(1024) E states[PassTile::kSize];
     alignas(1024) E d_states[PassTile::kSize];
   };
   struct Squares {
-    alignas(1024) E scores[Square::kSize];    // P
-    alignas(1024) E overlaps[Square::kSize];  // B
-    alignas(1024) E x_keys[Square::kSize];    // X diag(key)
-    alignas(1024) E x_rows[Square::kSize];    // diag(query) X
-    alignas(1024) E m_keys[Square::kSize];    // M diag(key)
-    alignas(1024) E m_rows[Square::kSize];    // diag(b key) M
+    alignas(1024) E x_keys[Square::kSize];  // X diag(key)
+    alignas(1024) E x_rows[Square::kSize];  // diag(query) X
+    alignas(1024) E m_keys[Square::kSize];  // M diag(key)
+    alignas(1024) E m_rows[Square::kSize];  // diag(b key) M
   };
   static constexpr int kPitch = kKeyDim + 4;
   struct Sums {  // dq~ and dk~ over the value heads
     alignas(16) float dq[kChunkRows * kPitch];
     alignas(16) float dk[kChunkRows * kPitch];
   };
-  struct Rest {
-    alignas(1024) E keys[PassTile::kSize];
-    alignas(1024) E queries[PassTile::kSize];
-    union {
-      Panels panels;
-      Squares squares;
-    };
+  // The squares lie where the last panels of a value head were.
+  union Stage {
+    Panels panels;
+    Squares squares;
+  };
+  struct Small {
     alignas(16) ChunkScalars scalars;
     ChunkNorms norms;
     double log_gradient[kChunkRows], norm2_gradient[kChunkRows];
@@ -59,13 +55,26 @@ struct GradientLayout {
     float row_sum[2][kChunkRows];        // of Y * P and of dA * B
     float column_sum[2][4][kChunkRows];  // of Y * P and of dA * b B
     float dots[3][2][kChunkRows];        // <I_q, Q~>, <F, K~>, <R, K~> by group
+    float along;                         // <S, dS+>
     float scratch[32];
   };
-  static constexpr bool kSumsInShared = sizeof(Rest) + sizeof(Sums) + 1024 <= kSharedLimit;
-  struct RestAndSums : Rest {
+  template <int kStageCount>
+  struct Rest : Small {
+    static constexpr int kStages = kStageCount;
+    alignas(1024) E keys[PassTile::kSize];
+    alignas(1024) E queries[PassTile::kSize];
+    Stage stages[kStages];
+  };
+  template <int kStageCount>
+  struct RestAndSums : Rest<kStageCount> {
     Sums sums;
   };
-  using Shared = std::conditional_t<kSumsInShared, RestAndSums, Rest>;
+  template <class Candidate>
+  static constexpr bool kFits = (sizeof(Candidate) <= kSharedLimit);
+  static constexpr bool kSumsInShared = kFits<RestAndSums<1>>;
+  using OneStage = std::conditional_t<kSumsInShared, RestAndSums<1>, Rest<1>>;
+  using TwoStages = std::conditional_t<kSumsInShared, RestAndSums<2>, Rest<2>>;
+  using Shared = std::conditional_t<kFits<TwoStages>, TwoStages, OneStage>;
 };
 
 }  // namespace kla::device

@@ -229,7 +229,9 @@ void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspac
   const BackwardArrays<C> arrays(plan, carver);
   plan.Prepare(args, launcher);
 
-  WalkChunks<typename C::Walk, WalkFor::kBackward> walk{};
+  WalkBothWays<typename C::Walk> both{};
+  both.walks = plan.walks();
+  auto& walk = both.forward;
   walk.map = plan.map();
   walk.heads = plan.heads();
   walk.in = plan.prepared();
@@ -238,9 +240,7 @@ void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspac
   walk.given_chunk_states = ChunkStatesOf(args.chunk_states);
   walk.states = arrays.states;
   walk.pseudo_values = arrays.pseudo_values;
-  launcher.Launch("ChunkBackward: walk", walk, plan.walks());
-
-  WalkChunksBack<typename C::Walk> back{};
+  auto& back = both.back;
   back.map = plan.map();
   back.heads = plan.heads();
   back.in = plan.prepared();
@@ -250,7 +250,7 @@ void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspac
   back.d_initial_state = args.d_initial_state;
   back.d_states = arrays.d_states;
   back.z = arrays.z;
-  launcher.Launch("ChunkBackward: walk back", back, plan.walks());
+  launcher.Launch("ChunkBackward: walks", both, 2 * plan.walks());
 
   ChunkGradients<C> gradients{};
   gradients.map = plan.map();

@@ -15,16 +15,24 @@ namespace kla::device {
 //   A = StrictLower(b K~ K~^T * D)    T = (I + A)^-1    P = s Lower(Q~ K~^T * D)    [C, C]
 template <class C>
 struct PrepareChunks {
-  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = C::kTerms == 1 ? 2 : 1;
+  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = C::kTerms == 1 ? 3 : 1;
   using T = typename C::T;
   using E = typename C::E;
   using Square = tile::RegisterTile<kChunkRows>;
-  struct Shared {
+  struct Rows {  // until the products of rows are in registers
     alignas(1024) E keys[C::KeyTile::kSize];
     alignas(1024) E queries[C::KeyTile::kSize];
+  };
+  struct Squares {  // from then on
     alignas(1024) E inverse[C::SquareTile::kSize];
     alignas(1024) E scores[C::SquareTile::kSize];
     tile::InverseScratch scratch;
+  };
+  struct Shared {
+    union {
+      Rows rows;
+      Squares squares;
+    };
     ChunkNorms norms;
     ChunkScalars scalars;
     double log_decay[kChunkRows];
@@ -41,12 +49,17 @@ struct PrepareChunks {
   KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {
     const Index chunk = block.index() / heads.key_heads, head = block.index() % heads.key_heads;
     const ChunkSpan span = map.SpanOf(map.SequenceOf(chunk), chunk);
-    const typename C::KeyTile keys{shared.keys}, queries{shared.queries};
-    LoadUnitRows(block, k, span, head, keys, shared.norms.key_norm2, shared.norms.key_down);
-    LoadUnitRows(block, q, span, head, queries, shared.norms.query_norm2, shared.norms.query_down);
+    const typename C::KeyTile keys{shared.rows.keys}, queries{shared.rows.queries};
+    LoadRows(block, k, span, head, keys);
+    LoadRows(block, q, span, head, queries);
+    block.CommitCopies();
+    block.template WaitCopies<0>();
     block.Barrier();
-    block.Copy(out.keys + block.index() * keys.kSize, shared.keys, keys.kBytes);
-    block.Copy(out.queries + block.index() * keys.kSize, shared.queries, keys.kBytes);
+    ScaleRows(block, k, span, head, keys, shared.norms.key_norm2, shared.norms.key_down);
+    ScaleRows(block, q, span, head, queries, shared.norms.query_norm2, shared.norms.query_down);
+    block.Barrier();
+    block.Copy(out.keys + block.index() * keys.kSize, keys.data, keys.kBytes);
+    block.Copy(out.queries + block.index() * keys.kSize, queries.data, keys.kBytes);
     block.Copy(reinterpret_cast<float*>(out.norms + block.index()),
                reinterpret_cast<const float*>(&shared.norms), sizeof(ChunkNorms));
 
@@ -55,29 +68,63 @@ struct PrepareChunks {
     qk.Fill(0.0f);
     MultiplyTransposed(kk, tile::LoadOperand<C::kKeyDim>(keys), keys);
     MultiplyTransposed(qk, tile::LoadOperand<C::kKeyDim>(queries), keys);
+    block.Barrier();
     for (Index i = 0; i < heads.GroupSize(); ++i) {
       ValueHead(block, shared, span, chunk, heads.ValueHeadOf(head, i), kk, qk);
     }
   }
 
  private:
+  // Rows that are one term as they are go to shared memory first, all in flight at once; others are
+  // read where they lie.
+  static constexpr bool kRowsAreTerms = std::is_same_v<T, E> && C::kTerms == 1;
+
   template <class Block>
-  KLA_TILE_FUNCTION void LoadUnitRows(const Block& block, const tile::TokenRows<const T>& rows,
-                                      const ChunkSpan& span, Index head,
-                                      const typename C::KeyTile& to, double* norm2,
-                                      float* down) const {
+  KLA_TILE_FUNCTION void LoadRows(const Block& block, const tile::TokenRows<const T>& rows,
+                                  const ChunkSpan& span, Index head,
+                                  const typename C::KeyTile& to) const {
+    if constexpr (kRowsAreTerms) {
+      constexpr int kUnits = C::kKeyDim / 8;
+      const T* first = rows.At(span.batch, span.begin, head);
+      block.ForEach(kChunkRows * kUnits, [&](int i) {
+        const int row = i / kUnits, column = i % kUnits * 8;
+        const T* from = first + row * rows.time + column;
+        if (row < span.count && rows.aligned) {
+          block.CopyUnitAsync(to.data + to.Offset(row, column), from);
+          return;
+        }
+        float x[8] = {};
+        if (row < span.count) tile::LoadUnit(from, false, x);
+        tile::StoreTerms(to, row, column, x);
+      });
+    }
+  }
+
+  template <class Block>
+  KLA_TILE_FUNCTION void ScaleRows(const Block& block, const tile::TokenRows<const T>& rows,
+                                   const ChunkSpan& span, Index head, const typename C::KeyTile& to,
+                                   double* norm2, float* down) const {
     block.ForEachRow([&](int row, const auto& lanes) {
       const bool inside = row < span.count;
       const T* from = rows.At(span.batch, span.begin + (inside ? row : 0), head);
+      const auto load = [&](int column, float(&x)[8]) {
+        if constexpr (kRowsAreTerms) {
+          tile::LoadUnit(to.data + to.Offset(row, column), true, x);
+        } else {
+          if (inside) tile::LoadUnit(from + column, rows.aligned, x);
+        }
+      };
       float x[8] = {}, largest = 0, sum = 0;
+      KLA_TILE_UNROLL
       for (int c = lanes.index * 8; c < C::kKeyDim; c += lanes.kCount * 8) {
-        if (inside) tile::LoadUnit(from + c, rows.aligned, x);
+        load(c, x);
         KLA_TILE_UNROLL
         for (int e = 0; e < 8; ++e) largest = fmaxf(largest, fabsf(x[e]));
       }
       const float factor = tile::PowerOfTwoNear1(lanes.Max(largest));
+      KLA_TILE_UNROLL
       for (int c = lanes.index * 8; c < C::kKeyDim; c += lanes.kCount * 8) {
-        if (inside) tile::LoadUnit(from + c, rows.aligned, x);
+        load(c, x);
         KLA_TILE_UNROLL
         for (int e = 0; e < 8; ++e) {
           x[e] *= factor;
@@ -125,8 +172,8 @@ struct PrepareChunks {
       s.value[i] = static_cast<float>(unit.value);
       s.log_high[i] = static_cast<float>(log);
       s.log_low[i] = static_cast<float>(log - s.log_high[i]);
-      const float gamma = exp2f(s.log_high[i]) * exp2f(s.log_low[i]);
-      s.to_end[i] = exp2f(static_cast<float>(shared.log_decay[kChunkRows - 1] - log));
+      const float gamma = tile::Exp2(s.log_high[i]) * tile::Exp2(s.log_low[i]);
+      s.to_end[i] = tile::Exp2(static_cast<float>(shared.log_decay[kChunkRows - 1] - log));
       s.walk.recall[i] = b * gamma * s.key[i];
       s.walk.given[i] = b * s.value[i];
       s.walk.out[i] = static_cast<float>(scale) * gamma * s.query[i];
@@ -141,7 +188,7 @@ struct PrepareChunks {
                                    Index chunk, Index value_head, const Square& kk,
                                    const Square& qk) const {
     const Index index = chunk * heads.value_heads + value_head;
-    const typename C::SquareTile inverse{shared.inverse}, scores{shared.scores};
+    const typename C::SquareTile inverse{shared.squares.inverse}, scores{shared.squares.scores};
     Scalars(block, shared, span, value_head);
     const ChunkScalars& s = shared.scalars;
     block.Copy(reinterpret_cast<float*>(out.scalars + index), reinterpret_cast<const float*>(&s),
@@ -160,14 +207,14 @@ struct PrepareChunks {
     if (out.overlaps != nullptr) {
       tile::StoreOperand(tile::ToOperand<E, C::kTerms>(a, tile::Identity{}), inverse);
       block.Barrier();
-      block.Copy(out.overlaps + index * inverse.kSize, shared.inverse, inverse.kBytes);
+      block.Copy(out.overlaps + index * inverse.kSize, inverse.data, inverse.kBytes);
       block.Barrier();
     }
     tile::ForEachElement([&](const tile::Place& at, float& x) { x *= s.step[at.row]; }, a);
-    tile::InvertUnitLower(block, a, shared.scratch, inverse);
+    tile::InvertUnitLower(block, a, shared.squares.scratch, inverse);
     block.Barrier();
-    block.Copy(out.inverse + index * inverse.kSize, shared.inverse, inverse.kBytes);
-    block.Copy(out.scores + index * scores.kSize, shared.scores, scores.kBytes);
+    block.Copy(out.inverse + index * inverse.kSize, inverse.data, inverse.kBytes);
+    block.Copy(out.scores + index * scores.kSize, scores.data, scores.kBytes);
     block.Barrier();
   }
 };

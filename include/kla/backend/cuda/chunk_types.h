@@ -119,7 +119,7 @@ struct ChunkScalars {
 // exp(G_i - G_j), i >= j. The high parts cancel exactly where the difference is small.
 template <class Scalars>
 KLA_TILE_FUNCTION float DecayBetweenRows(const Scalars& s, int i, int j) {
-  return exp2f((s.log_high[i] - s.log_high[j]) + (s.log_low[i] - s.log_low[j]));
+  return tile::Exp2((s.log_high[i] - s.log_high[j]) + (s.log_low[i] - s.log_low[j]));
 }
 
 // What PrepareChunks writes: per chunk and key head, and per chunk and value head.

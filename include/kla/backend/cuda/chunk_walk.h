@@ -77,14 +77,8 @@ KLA_TILE_FUNCTION void LoadStateTile(const WalkTask& task, const StateRef<State>
   if (states.data == nullptr) return;
   const int first = task.value_tile * 64;
   const State* data = states.Head(task.sequence, task.value_head) + first * states.value_stride;
-  tile::ForEachElement(
-      [&](const tile::Place& at, float& x) {
-        if (first + at.row < C::kValueDim) {
-          x = static_cast<float>(
-              data[at.row * states.value_stride + at.column * states.key_stride]);
-        }
-      },
-      tile);
+  tile::ForEachInMemory([](float& x, const State& element) { x = static_cast<float>(element); },
+                        data, states.value_stride, states.key_stride, C::kValueDim - first, tile);
 }
 template <class C, class Tile, class State>
 KLA_TILE_FUNCTION void StoreStateTile(const WalkTask& task, Tile& tile,
@@ -92,14 +86,8 @@ KLA_TILE_FUNCTION void StoreStateTile(const WalkTask& task, Tile& tile,
   if (states.data == nullptr) return;
   const int first = task.value_tile * 64;
   State* data = states.Head(task.sequence, task.value_head) + first * states.value_stride;
-  tile::ForEachElement(
-      [&](const tile::Place& at, float& x) {
-        if (first + at.row < C::kValueDim) {
-          data[at.row * states.value_stride + at.column * states.key_stride] =
-              static_cast<State>(x);
-        }
-      },
-      tile);
+  tile::ForEachInMemory([](float& x, State& element) { element = static_cast<State>(x); }, data,
+                        states.value_stride, states.key_stride, C::kValueDim - first, tile);
 }
 
 // The states that enter the chunks, [NT, HV, K, V] in float.
@@ -147,8 +135,12 @@ struct WalkChunks {
 
   template <class Block>
   KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {
+    (*this)(block, shared, block.index());
+  }
+  template <class Block>
+  KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared, Index walk) const {
     constexpr int kStages = Shared::kStages;
-    const WalkTask task = WalkTaskOf<C>(block.index(), heads.value_heads);
+    const WalkTask task = WalkTaskOf<C>(walk, heads.value_heads);
     const Index first = map.FirstChunk(task.sequence), end = map.FirstChunk(task.sequence + 1);
     tile::RegisterTile<C::kKeyDim> state;
     LoadStateTile<C>(task, initial_state, state);
@@ -219,8 +211,17 @@ struct WalkChunks {
                              inverse);
     const auto rounded = tile::ToOperand<E, kTerms>(pseudo, tile::Identity{});
     if constexpr (kOutput) {
+      tile::Complete(out);
       tile::ForEachElement([&](const tile::Place& at, float& x) { x *= s.out[at.column]; }, out);
       tile::MultiplyTransposed(out, rounded, scores);
+    }
+    // Under way while O is stored.
+    const auto written = tile::ToOperand<E, kTerms>(
+        pseudo, [&](const tile::Place& at, float x) { return x * s.write[at.column]; });
+    const float gamma = s.gamma[kChunkRows - 1];
+    tile::ForEachElement([&](const tile::Place&, float& x) { x *= gamma; }, state);
+    tile::StartMultiply(state, written, tiles[0]);
+    if constexpr (kOutput) {
       tile::StoreTransposed<Shared::kPitch>(out, shared.out);
       block.Barrier();
       const ChunkSpan span = map.SpanOf(task.sequence, chunk);
@@ -232,11 +233,7 @@ struct WalkChunks {
       tile::StoreOperand(rounded,
                          typename C::SquareTile{pseudo_values + saved * C::SquareTile::kSize});
     }
-    const auto written = tile::ToOperand<E, kTerms>(
-        pseudo, [&](const tile::Place& at, float x) { return x * s.write[at.column]; });
-    const float gamma = s.gamma[kChunkRows - 1];
-    tile::ForEachElement([&](const tile::Place&, float& x) { x *= gamma; }, state);
-    tile::Multiply(state, written, tiles[0]);
+    tile::Complete(state);
   }
 };
 
@@ -264,8 +261,12 @@ struct WalkChunksBack {
 
   template <class Block>
   KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {
+    (*this)(block, shared, block.index());
+  }
+  template <class Block>
+  KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared, Index walk) const {
     constexpr int kStages = Shared::kStages;
-    const WalkTask task = WalkTaskOf<C>(block.index(), heads.value_heads);
+    const WalkTask task = WalkTaskOf<C>(walk, heads.value_heads);
     const Index first = map.FirstChunk(task.sequence), end = map.FirstChunk(task.sequence + 1);
     tile::RegisterTile<C::kKeyDim> d_state;
     LoadStateTile<C>(task, d_final_state, d_state);
@@ -342,6 +343,26 @@ struct WalkChunksBack {
     tile::StoreRows<Shared::kPitch>(block, shared.out,
                                     dv.At(span.batch, span.begin, task.value_head) + column,
                                     dv.time, dv.aligned, span.count, C::kValueDim - column);
+  }
+};
+
+// Both walks of the backward pass in one launch: neither reads what the other writes. Blocks
+// 0 ... walks - 1 go back, the rest forward.
+template <class C>
+struct WalkBothWays {
+  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = 1;
+  using Shared = WalkShared<C>;
+  WalkChunks<C, WalkFor::kBackward> forward;
+  WalkChunksBack<C> back;
+  Index walks;
+
+  template <class Block>
+  KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {
+    if (block.index() < walks) {
+      back(block, shared, block.index());
+    } else {
+      forward(block, shared, block.index() - walks);
+    }
   }
 };
 

@@ -42,7 +42,13 @@ class Block {
   static constexpr int kGroups = kGroupCount, kThreads = 128 * kGroups;
 
   KLA_TILE_FUNCTION Index index() const { return blockIdx.x; }
-  KLA_TILE_FUNCTION void Barrier() const { __syncthreads(); }
+  // What threads wrote to shared memory before is seen after, by matrix units too.
+  KLA_TILE_FUNCTION void Barrier() const {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+#endif
+    __syncthreads();
+  }
 
   template <class F>
   KLA_TILE_FUNCTION void ForEach(int count, const F& f) const {
@@ -60,17 +66,14 @@ class Block {
   KLA_TILE_FUNCTION void Groups(const F& f) const {
     f(kGroups == 1 ? 0 : static_cast<int>(threadIdx.x / 128));
   }
-  // Begins and ends with a barrier; the same sum, in the same order, in every thread.
-  template <class F>
-  KLA_TILE_FUNCTION float Sum(int count, float* scratch, const F& f) const {
-    float sum = 0;
-    ForEach(count, [&](int i) { sum += f(i); });
+  // The same sum, in the same order, in every thread.
+  KLA_TILE_FUNCTION float Reduce(float part, float* scratch) const {
     KLA_TILE_UNROLL
-    for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
+    for (int d = 16; d > 0; d /= 2) part += __shfl_xor_sync(kAllLanes, part, d);
     Barrier();
-    if (Lane() == 0) scratch[threadIdx.x / 32] = sum;
+    if (Lane() == 0) scratch[threadIdx.x / 32] = part;
     Barrier();
-    sum = 0;
+    float sum = 0;
     KLA_TILE_UNROLL
     for (int w = 0; w < kThreads / 32; ++w) sum += scratch[w];
     return sum;
@@ -130,6 +133,13 @@ struct PerGroup {
   KLA_TILE_FUNCTION X& operator[](int /*group*/) { return at; }
 };
 
+// 2^x to 2^-22; 0 below 2^-126.
+KLA_TILE_FUNCTION float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // ---- Tiles in registers -------------------------------------------------------------------------
 
 template <int kColumnCount>
@@ -156,6 +166,26 @@ KLA_TILE_FUNCTION void ForEachElement(const F& f, RegisterTile<kWidth>& tile, Mo
   for (int n = 0; n < kWidth / 8; ++n) {
     KLA_TILE_UNROLL
     for (int i = 0; i < 4; ++i) f(PlaceOf(n, i), tile.at[n][i], more.at[n][i]...);
+  }
+}
+
+// f(x, memory) for each element of the first `rows` rows, which lies at
+// data[row * row_stride + column * column_stride].
+template <class F, class S, int kWidth>
+KLA_TILE_FUNCTION void ForEachInMemory(const F& f, S* data, Index row_stride, Index column_stride,
+                                       int rows, RegisterTile<kWidth>& tile) {
+  const Place first = PlaceOf(0, 0);
+  S* at = data + first.row * row_stride + first.column * column_stride;
+  KLA_TILE_UNROLL
+  for (int n = 0; n < kWidth / 8; ++n) {
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      if (first.row + i / 2 * 8 < rows) {
+        f(tile.at[n][i], at[i / 2 * 8 * row_stride + i % 2 * column_stride]);
+      }
+    }
+    at += 8 * column_stride;
+    asm volatile("" : "+l"(at));  // one address, not one for each column
   }
 }
 
@@ -259,6 +289,37 @@ KLA_TILE_FUNCTION RegisterOperand<E, kTerms, kWidth> LoadOperand(
 }
 
 template <int kWidth, class E, int kTerms, int kHeight, int kTileWidth>
+KLA_TILE_FUNCTION RegisterOperand<E, kTerms, kWidth> LoadDistantOperand(
+    const Operand<E, kTerms, kHeight, kTileWidth>& tile) {
+  RegisterOperand<E, kTerms, kWidth> operand;
+  KLA_TILE_UNROLL
+  for (int t = 0; t < kTerms; ++t) {
+    KLA_TILE_UNROLL
+    for (int k = 0; k < kWidth / 16; ++k) {
+      KLA_TILE_UNROLL
+      for (int r = 0; r < 4; ++r) {
+        const Place place = PlaceOf(2 * k + r / 2, r % 2 * 2);
+        operand.at[t][k][r] = *reinterpret_cast<const std::uint32_t*>(
+            tile.data + t * tile.kTermSize + tile.Offset(place.row, place.column));
+      }
+    }
+  }
+  return operand;
+}
+
+template <class T, int kWidth>
+KLA_TILE_FUNCTION void LoadRowsTile(const T* first, Index stride, int count, int columns,
+                                    RegisterTile<kWidth>& tile) {
+  ForEachElement(
+      [&](const Place& at, float& x) {
+        x = at.row < count && at.column < columns
+                ? static_cast<float>(first[at.row * stride + at.column])
+                : 0.0f;
+      },
+      tile);
+}
+
+template <int kWidth, class E, int kTerms, int kHeight, int kTileWidth>
 KLA_TILE_FUNCTION RegisterOperand<E, kTerms, kWidth> LoadTransposedOperand(
     const Operand<E, kTerms, kHeight, kTileWidth>& tile, int row = 0) {
   RegisterOperand<E, kTerms, kWidth> operand;
@@ -302,52 +363,6 @@ KLA_TILE_FUNCTION void StoreTransposed(const RegisterTile<kWidth>& tile, T* out)
       const Place place = PlaceOf(n, i);
       out[place.column * kPitch + place.row] = Narrow<T>(tile.at[n][i]);
     }
-  }
-}
-
-// 8 elements from memory, widened.
-template <class T>
-KLA_TILE_FUNCTION void LoadUnit(const T* from, bool aligned, float (&x)[8]) {
-  if (aligned) {
-    constexpr int kPerLoad = 16 / sizeof(T);
-    KLA_TILE_UNROLL
-    for (int i = 0; i < 8; i += kPerLoad) {
-      alignas(16) T part[kPerLoad];
-      *reinterpret_cast<uint4*>(part) = *reinterpret_cast<const uint4*>(from + i);
-      KLA_TILE_UNROLL
-      for (int j = 0; j < kPerLoad; ++j) x[i + j] = static_cast<float>(part[j]);
-    }
-  } else {
-    KLA_TILE_UNROLL
-    for (int i = 0; i < 8; ++i) x[i] = static_cast<float>(from[i]);
-  }
-}
-template <class T>
-KLA_TILE_FUNCTION void StoreUnit(T* to, bool aligned, const float (&x)[8]) {
-  if (aligned) {
-    constexpr int kPerStore = 16 / sizeof(T);
-    KLA_TILE_UNROLL
-    for (int i = 0; i < 8; i += kPerStore) {
-      alignas(16) T part[kPerStore];
-      KLA_TILE_UNROLL
-      for (int j = 0; j < kPerStore; ++j) part[j] = Narrow<T>(x[i + j]);
-      *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(part);
-    }
-  } else {
-    KLA_TILE_UNROLL
-    for (int i = 0; i < 8; ++i) to[i] = Narrow<T>(x[i]);
-  }
-}
-template <class T>
-KLA_TILE_FUNCTION void CopyUnit(T* to, const T* from, bool aligned) {
-  if (aligned) {
-    KLA_TILE_UNROLL
-    for (int i = 0; i < 8; i += 16 / static_cast<int>(sizeof(T))) {
-      *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
-    }
-  } else {
-    KLA_TILE_UNROLL
-    for (int i = 0; i < 8; ++i) to[i] = from[i];
   }
 }
 

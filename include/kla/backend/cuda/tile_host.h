@@ -46,13 +46,8 @@ class Block {
   void Groups(const F& f) const {
     for (int group = 0; group < kGroups; ++group) f(group);
   }
-  // Sum of f(i); `scratch` holds 32 floats of shared memory.
-  template <class F>
-  float Sum(int count, float* /*scratch*/, const F& f) const {
-    float sum = 0;
-    for (int i = 0; i < count; ++i) sum += f(i);
-    return sum;
-  }
+  // The sum of every thread's `part`, in every thread; `scratch` is shared, 32 floats.
+  float Reduce(float part, float* /*scratch*/) const { return part; }
   void CumulativeSum(double* x) const {
     for (int i = 1; i < kRows; ++i) x[i] += x[i - 1];
   }
@@ -87,6 +82,8 @@ struct PerGroup {
   X& operator[](int group) { return at[group]; }
 };
 
+inline float Exp2(float x) { return std::exp2(x); }
+
 // ---- Tiles in registers -------------------------------------------------------------------------
 
 // [64, kWidth] in float.
@@ -104,6 +101,16 @@ template <class F, int kWidth, class... More>
 void ForEachElement(const F& f, RegisterTile<kWidth>& tile, More&... more) {
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kWidth; ++c) f(Place{r, c, r, c}, tile.at[r][c], more.at[r][c]...);
+  }
+}
+
+// f(x, memory) for each element of the first `rows` rows, which lies at
+// data[row * row_stride + column * column_stride].
+template <class F, class S, int kWidth>
+void ForEachInMemory(const F& f, S* data, Index row_stride, Index column_stride, int rows,
+                     RegisterTile<kWidth>& tile) {
+  for (int r = 0; r < std::min(rows, kRows); ++r) {
+    for (int c = 0; c < kWidth; ++c) f(tile.at[r][c], data[r * row_stride + c * column_stride]);
   }
 }
 
@@ -174,6 +181,24 @@ RegisterOperand<E, kTerms, kWidth> LoadOperand(const Operand<E, kTerms, kHeight,
     }
   }
   return operand;
+}
+
+// The same from device memory.
+template <int kWidth, class E, int kTerms, int kHeight, int kTileWidth>
+RegisterOperand<E, kTerms, kWidth> LoadDistantOperand(
+    const Operand<E, kTerms, kHeight, kTileWidth>& tile) {
+  return LoadOperand<kWidth>(tile);
+}
+
+// Rows 0 ... count - 1 and columns 0 ... columns - 1 of the caller's memory; zeros elsewhere.
+template <class T, int kWidth>
+void LoadRowsTile(const T* first, Index stride, int count, int columns,
+                  RegisterTile<kWidth>& tile) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kWidth; ++c) {
+      tile.at[r][c] = r < count && c < columns ? static_cast<float>(first[r * stride + c]) : 0.0f;
+    }
+  }
 }
 
 // The transpose of rows `row` ... row + kWidth - 1 and columns 0 ... 63.
@@ -259,7 +284,17 @@ void Multiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
   }
 }
 
-// sums [64, 64] += a B^T for each tile B, the left factor rounded from a register tile.
+// The same, on a device perhaps still under way until Complete(sum).
+template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
+void StartMultiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
+                   const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0, int column = 0) {
+  Multiply(sum, a, tile, row, column);
+}
+template <class... Sums>
+void Complete(Sums&... /*sums*/) {}
+
+// sums [64, 64] += a B^T for each tile B; on a device only the first is complete at the end, the
+// left factor rounded from a register tile.
 template <class E, int kTerms, int kD, class... Sums>
 void MultiplyTransposedBy(const RegisterTile<kD>& a, const Operand<E, kTerms, kRows, kD>* tiles,
                           Sums&... sums) {

@@ -92,6 +92,52 @@ KLA_TILE_FUNCTION void MultiplyAdd(float (&d)[4], const std::uint32_t (&a)[4], s
   }
 }
 
+// 8 elements from memory, widened.
+template <class T>
+KLA_TILE_FUNCTION void LoadUnit(const T* from, bool aligned, float (&x)[8]) {
+  if (aligned) {
+    constexpr int kPerLoad = 16 / sizeof(T);
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 8; i += kPerLoad) {
+      alignas(16) T part[kPerLoad];
+      *reinterpret_cast<uint4*>(part) = *reinterpret_cast<const uint4*>(from + i);
+      KLA_TILE_UNROLL
+      for (int j = 0; j < kPerLoad; ++j) x[i + j] = static_cast<float>(part[j]);
+    }
+  } else {
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 8; ++i) x[i] = static_cast<float>(from[i]);
+  }
+}
+template <class T>
+KLA_TILE_FUNCTION void StoreUnit(T* to, bool aligned, const float (&x)[8]) {
+  if (aligned) {
+    constexpr int kPerStore = 16 / sizeof(T);
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 8; i += kPerStore) {
+      alignas(16) T part[kPerStore];
+      KLA_TILE_UNROLL
+      for (int j = 0; j < kPerStore; ++j) part[j] = Narrow<T>(x[i + j]);
+      *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(part);
+    }
+  } else {
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 8; ++i) to[i] = Narrow<T>(x[i]);
+  }
+}
+template <class T>
+KLA_TILE_FUNCTION void CopyUnit(T* to, const T* from, bool aligned) {
+  if (aligned) {
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 8; i += 16 / static_cast<int>(sizeof(T))) {
+      *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
+    }
+  } else {
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 8; ++i) to[i] = from[i];
+  }
+}
+
 }  // namespace on_device
 }  // namespace kla::tile
 

@@ -4,6 +4,14 @@
 #define KLA_BACKEND_CUDA_TILE_PRODUCT_CUH_
 
 #include "kla/backend/cuda/tile_device.cuh"
+#include "kla/backend/cuda/tile_wgmma.cuh"
+
+// wgmma exists in code for sm_90a alone; everything else uses mma.sync.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define KLA_TILE_HAS_WGMMA true
+#else
+#define KLA_TILE_HAS_WGMMA false
+#endif
 
 namespace kla::tile {
 inline namespace on_device {
@@ -43,47 +51,153 @@ KLA_TILE_FUNCTION void StepOf(const RegisterOperand<E, kTerms, kD>& a, int k,
   }
 }
 
+// Registers that asynchronous products write are not touched before this.
+template <int kN>
+KLA_TILE_FUNCTION void HoldRegisters(RegisterTile<kN>& tile) {
+  KLA_TILE_UNROLL
+  for (int n = 0; n < kN / 8; ++n) {
+    KLA_TILE_UNROLL
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(tile.at[n][i])::"memory");
+  }
+}
+
+// Waits for the products started so far; these are their sums.
+template <class... Sums>
+KLA_TILE_FUNCTION void Complete(Sums&... sums) {
+  if constexpr (KLA_TILE_HAS_WGMMA) {
+    WaitAsyncProducts<0>();
+    (HoldRegisters(sums), ...);
+  }
+}
+
+// Whether wgmma takes kN columns, cut at panels (MultiplyTransposed: kN rows).
+template <class Tile, bool kTransposed, int kN>
+inline constexpr bool kAsync = KLA_TILE_HAS_WGMMA &&
+                               (kTransposed ? kN == 64 : kN % Tile::kPanel == 0);
+
+// MultiplyStep by wgmma: queued, not done.
+template <class E, int kTerms, bool kTransposed, int kN, int kHeight, int kWidth>
+KLA_TILE_FUNCTION void IssueStep(RegisterTile<kN>& sum, const std::uint32_t (&a)[kTerms][4],
+                                 const Operand<E, kTerms, kHeight, kWidth>& tile, int row,
+                                 int column) {
+  using Tile = Operand<E, kTerms, kHeight, kWidth>;
+  constexpr int kPanel = Tile::kPanel, kPanelBytes = kHeight * kPanel * 2;
+  KLA_TILE_UNROLL
+  for (int tb = 0; tb < kTerms; ++tb) {
+    const E* first = tile.data + tb * Tile::kTermSize + column / kPanel * (kHeight * kPanel) +
+                     row * kPanel + column % kPanel;
+    KLA_TILE_UNROLL
+    for (int ta = 0; ta + tb < kTerms; ++ta) {
+      if constexpr (kTransposed) {
+        AsyncProduct<64>::Issue<E, 0>(sum.at, a[ta], MatrixDescriptor<kPanel>(first, 16));
+      } else {
+        constexpr int kPiece = kN % 128 == 0 ? 128 : kN % 96 == 0 && kPanel == 32 ? 96 : kPanel;
+        KLA_TILE_UNROLL
+        for (int n = 0; n < kN; n += kPiece) {
+          AsyncProduct<kPiece>::template Issue<E, 1>(
+              sum.at + n / 8, a[ta], MatrixDescriptor<kPanel>(first + n * kHeight, kPanelBytes));
+        }
+      }
+    }
+  }
+}
+
+// Queues a product, where the device can, or does it. Complete(sum) before sum is used.
+template <bool kTransposed, class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
+KLA_TILE_FUNCTION void Start(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
+                             const Operand<E, kTerms, kHeight, kWidth>& tile, int row, int column) {
+  constexpr bool kQueue = kAsync<Operand<E, kTerms, kHeight, kWidth>, kTransposed, kN>;
+  if constexpr (kQueue) {
+    HoldRegisters(sum);
+    BeginAsyncProducts();
+  }
+  KLA_TILE_UNROLL
+  for (int k = 0; k < kD / 16; ++k) {
+    std::uint32_t step[kTerms][4];
+    StepOf(a, k, step);
+    const int tile_row = row + (kTransposed ? 0 : k * 16);
+    const int tile_column = column + (kTransposed ? k * 16 : 0);
+    if constexpr (kQueue) {
+      IssueStep<E, kTerms, kTransposed>(sum, step, tile, tile_row, tile_column);
+    } else {
+      MultiplyStep<E, kTerms, kTransposed>(sum, step, tile, tile_row, tile_column);
+    }
+  }
+  if constexpr (kQueue) CommitAsyncProducts();
+}
+
 template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
 KLA_TILE_FUNCTION void MultiplyTransposed(RegisterTile<kN>& sum,
                                           const RegisterOperand<E, kTerms, kD>& a,
                                           const Operand<E, kTerms, kHeight, kWidth>& tile,
                                           int row = 0, int column = 0) {
-  KLA_TILE_UNROLL
-  for (int k = 0; k < kD / 16; ++k) {
-    std::uint32_t step[kTerms][4];
-    StepOf(a, k, step);
-    MultiplyStep<E, kTerms, true>(sum, step, tile, row, column + k * 16);
-  }
+  Start<true>(sum, a, tile, row, column);
+  Complete(sum);
+}
+
+template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
+KLA_TILE_FUNCTION void StartMultiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
+                                     const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0,
+                                     int column = 0) {
+  Start<false>(sum, a, tile, row, column);
 }
 
 template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
 KLA_TILE_FUNCTION void Multiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
                                 const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0,
                                 int column = 0) {
-  KLA_TILE_UNROLL
-  for (int k = 0; k < kD / 16; ++k) {
-    std::uint32_t step[kTerms][4];
-    StepOf(a, k, step);
-    MultiplyStep<E, kTerms, false>(sum, step, tile, row + k * 16, column);
-  }
+  Start<false>(sum, a, tile, row, column);
+  Complete(sum);
 }
 
-// The left factor is rounded step by step: at no time are all its terms in registers.
-template <class E, int kTerms, int kD, class... Sums>
+// The left factor is rounded a few steps at a time: never are all its terms in registers. The first
+// sum is complete at the end, the others after Complete.
+template <class E, int kTerms, int kD, class First, class... Others>
 KLA_TILE_FUNCTION void MultiplyTransposedBy(const RegisterTile<kD>& a,
                                             const Operand<E, kTerms, kRows, kD>* tiles,
-                                            Sums&... sums) {
+                                            First& first, Others&... others) {
+  constexpr int kSteps = kD / 16, kAtOnce = KLA_TILE_HAS_WGMMA ? (8 + kTerms - 1) / kTerms : 1;
   KLA_TILE_UNROLL
-  for (int k = 0; k < kD / 16; ++k) {
-    std::uint32_t step[kTerms][4];
+  for (int k0 = 0; k0 < kSteps; k0 += kAtOnce) {
+    std::uint32_t steps[kAtOnce][kTerms][4];
     KLA_TILE_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      float x = a.at[2 * k + r / 2][r % 2 * 2], y = a.at[2 * k + r / 2][r % 2 * 2 + 1];
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (k0 + k >= kSteps) continue;
       KLA_TILE_UNROLL
-      for (int t = 0; t < kTerms; ++t) step[t][r] = NextPair<E>(x, y);
+      for (int r = 0; r < 4; ++r) {
+        const int n = 2 * (k0 + k) + r / 2, i = r % 2 * 2;
+        float x = a.at[n][i], y = a.at[n][i + 1];
+        KLA_TILE_UNROLL
+        for (int t = 0; t < kTerms; ++t) steps[k][t][r] = NextPair<E>(x, y);
+      }
     }
-    int i = 0;
-    (MultiplyStep<E, kTerms, true>(sums, step, tiles[i++], 0, k * 16), ...);
+    const auto product = [&](RegisterTile<kRows>& sum, const Operand<E, kTerms, kRows, kD>& tile) {
+      if constexpr (KLA_TILE_HAS_WGMMA) {
+        HoldRegisters(sum);
+        BeginAsyncProducts();
+      }
+      KLA_TILE_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (k0 + k >= kSteps) continue;
+        if constexpr (KLA_TILE_HAS_WGMMA) {
+          IssueStep<E, kTerms, true>(sum, steps[k], tile, 0, (k0 + k) * 16);
+        } else {
+          MultiplyStep<E, kTerms, true>(sum, steps[k], tile, 0, (k0 + k) * 16);
+        }
+      }
+      if constexpr (KLA_TILE_HAS_WGMMA) CommitAsyncProducts();
+    };
+    product(first, tiles[0]);
+    int i = 1;
+    (product(others, tiles[i++]), ...);
+    if constexpr (KLA_TILE_HAS_WGMMA) {
+      if (k0 + kAtOnce < kSteps) {
+        Complete(first, others...);
+      } else {
+        WaitAsyncProducts<sizeof...(Others)>();
+        HoldRegisters(first);
+      }
+    }
   }
 }
 
