@@ -63,6 +63,7 @@ class LayerCheck {
   void ReadSlots(const char* name, const LayerState<Backend, Shape, T, State>& state,
                  const IndexList& slots, Index count) const {
     StateSizes(name, state.sizes());
+    ArgumentCheck<Backend, Shape>(operation_).HostList("slots", slots);
     KLA_CHECK(slots.is_null() ? count <= state.slots() : slots.size() == count, operation_, "slots",
               slots.is_null() ? "at most " + std::to_string(state.slots()) +
                                     " sequences where slots are left out"
