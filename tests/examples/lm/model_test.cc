@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "examples/lm/attention_mixer.h"
@@ -185,6 +186,31 @@ TYPED_TEST(ModelRunTest, ThreadsDoNotChangeABit) {
   this->corpus_.validation.push_back(this->corpus_.train[2]);
   EXPECT_EQ(EvaluateDocuments(one, this->corpus_.validation, 50, 0, Serial{}).nats,
             EvaluateDocuments(one, this->corpus_.validation, 50, 0, ManyThreads{}).nats);
+}
+
+// However a batch is cut, it is the same sum but for the order of its terms.
+TYPED_TEST(ModelGradientTest, ShardsAddUpToTheBatch) {
+  std::mt19937_64 random(4);
+  Batch batch{.window = {.batch = 5, .time = 9}, .tokens = {}, .labels = {}};
+  batch.tokens = RandomTokens(45, random);
+  batch.labels = RandomTokens(45, random);
+  batch.labels[7] = -1;
+  const auto trained = [&](std::int64_t shards) {
+    auto model = SmallModel<TypeParam>();
+    std::mt19937_64 seed(5);
+    model.Initialize(seed);
+    Trainer<decltype(model), Serial> trainer(
+        model, {.shards = shards, .optimizer = {}, .schedule = {.warmup = 0}}, Serial{});
+    const StepReport report = trainer.Step(batch);
+    EXPECT_EQ(report.loss.count, 44);
+    EXPECT_LT(trainer.Evaluate(batch).nats, report.loss.nats);  // the step went downhill
+    return std::pair(report.gradient_norm, report.loss.nats);
+  };
+  const auto [norm, nats] = trained(1);
+  for (const std::int64_t shards : {2, 3, 5, 8}) {
+    EXPECT_NEAR(trained(shards).first, norm, 1e-12 * norm);
+    EXPECT_NEAR(trained(shards).second, nats, 1e-12 * nats);
+  }
 }
 
 TYPED_TEST(ModelRunTest, ResumedRunEndsInTheSameBits) {
