@@ -3,7 +3,8 @@
 #ifndef KLA_BACKEND_SIMD_DECODE_STEP_H_
 #define KLA_BACKEND_SIMD_DECODE_STEP_H_
 
-#include <cmath>
+#include <bit>
+#include <cstdint>
 
 #include "kla/backend/simd/decode_packing.h"
 #include "kla/backend/simd/decode_pass.h"
@@ -31,11 +32,13 @@ struct DecodeToken {
 inline DecodeScale NormalizeScale(double scale) {
   if (scale >= 0.5 && scale <= 1.0) [[likely]]
     return {scale, 1.0};
-  if (scale == 0.0) return {1.0, 0.0};
-  if (!std::isfinite(scale)) return {1.0, scale};
-  int exponent = 0;
-  const double mantissa = std::frexp(scale, &exponent);
-  return {mantissa, std::ldexp(1.0, exponent)};
+  constexpr std::uint64_t kMantissa = (std::uint64_t{1} << 52) - 1;
+  const auto bits = std::bit_cast<std::uint64_t>(scale);
+  const std::uint64_t exponent = bits >> 52;  // and the sign, which is 0
+  // Zero, subnormal or infinite, and NaN: such a decay leaves nothing to keep apart.
+  if (exponent - 1 >= 0x7fe - 1) return {1.0, scale < 1.0 ? 0.0 : scale};
+  return {std::bit_cast<double>((bits & kMantissa) | (std::uint64_t{0x3fe} << 52)),
+          std::bit_cast<double>((exponent + 1) << 52)};
 }
 
 // Heads of sequences, one after the other. With the record S = A (c X + u d^T) of decode_packing.h,

@@ -265,7 +265,8 @@ HWY_INLINE void ScaleRow(const T* HWY_RESTRICT from, RowFactor<R> factor, Index 
   const auto first = hn::Set(d, factor.first), second = hn::Set(d, factor.second);
   Index i = 0;
   for (; i + kLanes<R> <= count; i += kLanes<R>) {
-    StoreAs<R>(hn::Mul(hn::Mul(LoadAs<R>(from + i), first), second), to + i);
+    const auto x = LoadAs<R>(from + i);
+    StoreAs<R>(hn::Mul(factor.first == R(1) ? x : hn::Mul(x, first), second), to + i);
   }
   for (; i < count; ++i) to[i] = static_cast<R>(from[i]) * factor.first * factor.second;
   for (; i < padded; ++i) to[i] = R(0);
