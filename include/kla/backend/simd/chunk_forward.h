@@ -103,7 +103,8 @@ class ChunkForwardHeads {
   template <class Executor>
   void RunSegment(const Executor& executor, Index n, const Tokens& at, const Tokens& next, R* state,
                   R* blocks) const {
-    const auto& [span, head, begin, end] = at;
+    const SequenceSpan& span = at.span;
+    const Index head = at.head, begin = at.begin, end = at.end;
     const Index count = (end - begin + kBlock - 1) / kBlock;
     executor.ParallelFor(count, [&](Index i) {
       const Index t = begin + i * kBlock;
