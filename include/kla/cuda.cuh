@@ -4,6 +4,7 @@
 #ifndef KLA_CUDA_CUH_
 #define KLA_CUDA_CUH_
 
+#include "kla/backend/cuda/chunk.cuh"
 #include "kla/backend/cuda/cuda.h"
 #include "kla/backend/cuda/decode_step.cuh"
 #include "kla/backend/cuda/layer_step.cuh"
