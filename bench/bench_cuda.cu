@@ -167,6 +167,12 @@ int Main(int argc, char** argv) {
               1e-9 * copy_bandwidth);
   std::printf("%-66s %-6s %12s %8.0f GB/s\n", "Ceiling/InPlaceScale/f32/268MB", "cold", "",
               1e-9 * InPlaceBandwidth(timer));
+#if defined(KLA_BENCH_CUBLAS)
+  std::printf("%-66s %-6s %12s %8.0f TFLOP/s\n", "Ceiling/Matrix/bf16/8192", "cold", "",
+              1e-12 * MatrixRate(timer));
+#else
+  std::printf("%-66s skipped: built without cuBLAS\n", "Ceiling/Matrix/bf16/8192");
+#endif
 
   using bf16 = bfloat16;
   using Square = Shape<128, 128>;

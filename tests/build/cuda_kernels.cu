@@ -16,6 +16,7 @@ template __global__ void RunBody(const __grid_constant__ Body<128, 4, false, flo
 template __global__ void RunBody(const __grid_constant__ Body<128, 1, false, float>);
 template __global__ void RunBody(const __grid_constant__ Body<128, 4, false, bfloat16>);
 template __global__ void RunBody(const __grid_constant__ Body<256, 4, false, float>);
+template __global__ void RunBody(const __grid_constant__ Body<128, 4, true, float>);
 template __global__ void RunBody(
     const __grid_constant__ LayerStepBody<Kla, 96, 192, UniformSequences, bfloat16, float>);
 

@@ -53,6 +53,11 @@ KLA_BLOCK_FUNCTION float Softplus(float x) {
 // convolution and the norms run. Key channels that several value heads read are convolved by each;
 // the first of them keeps the window.
 // Bytes: 2 KV of state; the rest is less than a tenth at K = 96, V = 192.
+//
+// One H200, 2026-11-23, bf16, 12 heads of 96/192 (a layer of D = 1536), replayed graph:
+//   10.5 us   the state loaded first, and each stage loading what it needs when it needs it
+//    6.0 us   every load at once and first, all rows of the ring whatever its place
+// Batch 256: 176 us, 63 % of copy bandwidth: one block of 512 threads fills a multiprocessor.
 template <class StepSize, Index kKeyDim, Index kValueDim, class Sequences, class T, class State>
 struct LayerStepBody {
   using Tiling = ColumnTiling<kKeyDim, State>;
