@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 usage() {
   cat << 'END'
-examples/run.sh                       train for two and a half minutes on the source of Eigen
+examples/run.sh                       train for a little over two minutes on the source of Eigen
 examples/run.sh --text DIR            on a text file or folder of your own
 examples/run.sh --minutes 30 --dim 256 --layers 4    longer and larger
 examples/run.sh --steps 50            only to see it run

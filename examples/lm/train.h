@@ -24,7 +24,7 @@
 namespace lm {
 
 struct TrainOptions {
-  double minutes = 2.5;  // decides settings.steps where that is 0
+  double minutes = 2.25;  // decides settings.steps where that is 0
   std::int64_t save_every = 0;
   std::filesystem::path run_file;               // where checkpoints go; empty: nowhere
   std::optional<std::filesystem::path> resume;  // start from this run file
