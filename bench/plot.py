@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Draws the figures of README.md from the JSON of the benchmarks.
+
+  bench_decode_step --benchmark_repetitions=9 --benchmark_out=decode.json --benchmark_out_format=json
+  bench_chunk       --benchmark_repetitions=5 --benchmark_out=chunk.json  --benchmark_out_format=json
+  bench/plot.py decode.json chunk.json --out bench/figures
+
+Medians over the repetitions; the band is their smallest and largest value. Figures whose benchmarks
+are not in the files are left out, and said so.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def load(paths):
+    """name -> list of runs; and the context lines that belong under a figure."""
+    runs = collections.defaultdict(list)
+    contexts = []
+    for path in paths:
+        data = json.loads(pathlib.Path(path).read_text())
+        context = data["context"]
+        contexts.append(f"{context.get('kla_backend', '?')}, {context.get('compiler', '?')}")
+        for run in data["benchmarks"]:
+            if run.get("run_type") == "iteration":
+                runs[run["run_name"]].append(run)
+    return runs, sorted(set(contexts))
+
+
+def series(runs, pattern, value):
+    """[(x, low, median, high)] over the benchmarks whose name matches, x being group 1."""
+    points = []
+    for name, found in runs.items():
+        match = re.fullmatch(pattern, name)
+        if match:
+            values = sorted(value(run) for run in found)
+            points.append((int(match[1]), values[0], statistics.median(values), values[-1]))
+    return sorted(points)
+
+
+def draw(axes, points, label, **style):
+    x, low, median, high = zip(*points)
+    (line,) = axes.plot(x, median, marker="o", markersize=3, label=label, **style)
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
+
+
+def layer_tokens(run, heads=16):
+    return 1e9 / (run["ns_per_head_token"] * heads)
+
+
+def decode_figure(runs, axes):
+    state = r"Simd/f32/K128/V128/heads:(16)"
+    flat = {
+        "kla, KLA step": series(runs, "DecodeStep/" + state, layer_tokens),
+        "kla, Gated DeltaNet step": series(
+            runs, r"Baseline/GatedDelta/f32/K128/V128/heads:(16)", layer_tokens),
+    }
+    curves = {
+        "softmax attention, KV cache": series(
+            runs, r"Baseline/SoftmaxKv/f32/K128/V128/context:(\d+)", layer_tokens),
+        "re-computation of the prefix": series(
+            runs, r"Baseline/Recompute/f32/K128/V128/context:(\d+)", layer_tokens),
+    }
+    if not all(flat.values()) or not all(curves.values()):
+        return False
+    contexts = [point[0] for point in curves["softmax attention, KV cache"]]
+    for (label, points), style in zip(flat.items(), ("-", "--")):
+        draw(axes, [(x, *points[0][1:]) for x in contexts], label, linestyle=style)
+    for label, points in curves.items():
+        draw(axes, points, label)
+    axes.set(xscale="log", yscale="log", xlabel="context [tokens]", ylabel="tokens/s",
+             title="Decoding, one layer of 16 heads, K = V = 128, float32, one thread")
+    axes.set_xticks(contexts, [f"{x // 1024}K" for x in contexts])
+    return True
+
+
+def prefill_figure(runs, axes):
+    drawn = False
+    for kind, label in (("f32", "float32"), ("bf16", "bfloat16")):
+        points = series(runs, rf"ChunkForward/Simd/{kind}/K128/V128/heads:16/tokens:(\d+)",
+                        layer_tokens)
+        if points:
+            draw(axes, points, label)
+            drawn = True
+    axes.set(xscale="log", xlabel="length [tokens]", ylabel="tokens/s",
+             title="Prefill, one layer of 16 heads, K = V = 128, one thread")
+    axes.set_ylim(bottom=0)
+    return drawn
+
+
+def roofline_figure(runs, axes):
+    """Rate against intensity: 6KV flops a token, over the bytes of state read and written."""
+    def median(name, counter):
+        return statistics.median(run[counter] for run in runs[name]) if name in runs else None
+
+    peak = median("Ceiling/FmaPeak/f32/K128/V128/heads:16", "FLOP/s")
+    bandwidth = median("Ceiling/InPlaceScale/f32/heads:2048", "bytes/s")
+    if peak is None or bandwidth is None:
+        return False
+    intensity = [2.0**i for i in range(-2, 9)]
+    axes.plot(intensity, [min(peak, bandwidth * x) / 1e9 for x in intensity], color="black",
+              label="multiply-add peak, memory bandwidth (in-place scale)")
+    points = [(f"DecodeStep/Simd/f32/K128/V128/heads:2048{tail}", f"decode, {tokens} token(s)",
+               6 * tokens / 8) for tokens, tail in ((1, ""), (4, "/tokens:4"), (16, "/tokens:16"))]
+    points += [("DecodeStep/Simd/bf16state/K128/V128/heads:2048", "decode, bfloat16 state", 6 / 4)]
+    points += [("ChunkForward/Simd/f32/K128/V128/heads:16/tokens:4096", "prefill", 6 * 128 / 16)]
+    for name, label, x in points:
+        rate = median(name, "FLOP/s")
+        if rate is not None:
+            axes.plot([x], [rate / 1e9], "o", label=label)
+    axes.set(xscale="log", yscale="log", xlabel="useful flops per byte of memory traffic",
+             ylabel="GFLOP/s, counted as 6KV a token", title="Roofline, one thread, float32")
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", nargs="+", help="output files of the benchmarks")
+    parser.add_argument("--out", default="bench/figures", help="folder for the SVG files")
+    arguments = parser.parse_args()
+    runs, contexts = load(arguments.json)
+    if not runs:
+        sys.exit("no single runs in these files: leave out --benchmark_report_aggregates_only")
+    out = pathlib.Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    plt.rcParams["svg.hashsalt"] = "kla"  # the same file from the same numbers
+    for name, figure in (("decode", decode_figure), ("prefill", prefill_figure),
+                         ("roofline", roofline_figure)):
+        canvas, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+        if figure(runs, axes):
+            axes.legend(fontsize=8)
+            axes.grid(alpha=0.3)
+            canvas.supxlabel("; ".join(contexts), fontsize=7)
+            canvas.savefig(out / f"{name}.svg", metadata={"Date": None})
+            print(out / f"{name}.svg")
+        else:
+            print(f"{name}: its benchmarks are not in these files", file=sys.stderr)
+        plt.close(canvas)
+
+
+if __name__ == "__main__":
+    main()
