@@ -3,14 +3,13 @@
 //
 // The state [K, V] is stored as a scale, a body and the last token's update, not yet written:
 //   S = A (c X + u d^T)        A in [1/2, 1], c a power of two, X [K, V], u [K], d [V]
-// - The next token reads S^T k and S^T q anyway; it writes c X + u d^T as it goes. One token then
-// reads
-//   and writes the body once, which is all that a decode in memory can be charged for.
+// - The next token reads S^T k and S^T q anyway; it writes c X + u d^T as it goes. So a token reads
+//   and writes the body once, the least that a state in memory costs.
 // - The decay a = exp(g) multiplies A alone. When A falls below 1/2 its power of two moves to c,
-// exactly.
-//   X is never multiplied by a number near 1, which storage in 16 bits would round away: in
-//   bfloat16 0.999 x is x for every x, and a state that is decayed in place would never forget. The
-//   body exceeds the state at most twofold.
+//   exactly. X is never multiplied by a number near 1, which storage in 16 bits would round away:
+//   in bfloat16 0.999 x is x, and what later keys leave alone would never be forgotten. (Where
+//   keys reach every row, their updates dither the rounding and either way is as accurate.)
+//   The body exceeds the state at most twofold.
 //
 // One record a head, in this order, each part 64-byte aligned:
 //   A, c   double          u   B [row_pitch]     d   B [columns]

@@ -250,8 +250,8 @@ class DecodeHeads {
     };
   }
 
-  // u or d, `count` elements of B padded to whole vectors: in the record if that holds R, else
-  // copied.
+  // u or d, `count` elements of B padded to whole vectors: in
+  // the record if that holds R, else copied.
   R* LoadUpdate(const Walk& walk, Index bytes, Index count, R* own) const {
     if constexpr (std::is_same_v<R, State>) {
       return AtByte(walk.record, bytes);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // backend/simd: vectors of the arithmetic type R (float or double) from and to any storage type,
-// and the sums that are taken in double. Nothing here reads or writes past the elements it is
-// given.
+// and operations on rows. Nothing here reads or writes past the elements it is given.
 #ifndef KLA_BACKEND_SIMD_VECTOR_MATH_H_
 #define KLA_BACKEND_SIMD_VECTOR_MATH_H_
 
@@ -86,8 +85,8 @@ HWY_INLINE hn::Vec<hn::Rebind<std::uint16_t, D>> ToBfloat16(D d, hn::Vec<D> valu
   return NarrowHalf(word, hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded)));
 }
 
-// Conversions to and from binary16 by instruction: F16C, part of Highway's AVX2 and AVX-512
-// targets.
+// Conversions to and from binary16 by instruction: F16C,
+// part of Highway's AVX2 and AVX-512 targets.
 #define KLA_SIMD_HAS_F16C (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2)
 
 template <class D>
