@@ -175,12 +175,14 @@ HWY_INLINE void PairRows(const float* HWY_RESTRICT from, Index rows, Pair* HWY_R
 }
 
 // WalkBlock in pairs; `state` in float is updated, scratch.state is its rounded copy.
-HWY_NOINLINE inline void WalkDotBlock(const BlockLayout<float>& layout, const DotBlock& dot,
-                                      Index panel, float* HWY_RESTRICT state, DotScratch& scratch) {
+template <class F>
+HWY_INLINE void WalkDotBlock(const BlockLayout<float>& layout, const DotBlock& dot, Index panel,
+                             float* HWY_RESTRICT state, DotScratch& scratch, const F& fetch) {
   const Tag<float> d;
   const Block<float>& block = dot.block;
   float* values = block.values + panel * kBlock * kPanel<float>;
   const Index depth = layout.key_rows / 2;
+  fetch(0);
   for (Index i = 0; i < kBlock; i += kTileRows) {  // E = V - gamma (K S)
     RegisterTile<float> tile;
     tile.SetZero();
@@ -191,6 +193,7 @@ HWY_NOINLINE inline void WalkDotBlock(const BlockLayout<float>& layout, const Do
   SolveLower(block, scratch.panel.errors, scratch.panel.pseudo_values, scratch.panel.weighted);
   PairRows(scratch.panel.pseudo_values, kBlock, scratch.pseudo_values);
   PairRows(scratch.panel.weighted, kBlock, scratch.weighted);
+  fetch(1);
   for (Index i = 0; i < kBlock; i += kTileRows) {  // O = gamma (s Q S) + P V'
     RegisterTile<float> tile;
     tile.SetZero();
@@ -200,6 +203,7 @@ HWY_NOINLINE inline void WalkDotBlock(const BlockLayout<float>& layout, const Do
                                          (i + kTileRows) / 2);
     tile.Store(values + i * kPanel<float>, kPanel<float>);
   }
+  fetch(2);
   const auto decay = hn::Set(d, block.gamma[kBlock - 1]);
   for (Index k = 0; k < layout.key_rows; k += kTileRows) {  // S <- gamma_C S + K^T (w V')
     RegisterTile<float> tile;

@@ -148,8 +148,8 @@ class ChunkForwardHeads {
         StorePanel(state, layout_, panel, args_.chunk_states.Row(chunk, at.head, 0),
                    args_.chunk_states.template stride<Key>(), 1);
       }
-      Prefetch(next, i, panel);
-      WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch);
+      WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch,
+                [&](Index third) { Prefetch(next, i, panel, third); });
     }
   }
 
@@ -158,18 +158,25 @@ class ChunkForwardHeads {
     DotScratch scratch;
     PairRows(state, layout_.key_rows, scratch.state);
     for (Index i = 0; at.begin + i * kBlock < at.end; ++i) {
-      Prefetch(next, i, panel);
       const Block<R> block = BlockAt(blocks, i);
-      WalkDotBlock(layout_, DotBlock(layout_, block), panel, state, scratch);
+      WalkDotBlock(layout_, DotBlock(layout_, block), panel, state, scratch,
+                   [&](Index third) { Prefetch(next, i, panel, third); });
     }
   }
 #endif
 
-  // What is packed next arrives in L2 while this segment computes: block i's share of `panel`.
-  HWY_INLINE void Prefetch(const Tokens& next, Index i, Index panel) const {
+  // What is packed next arrives in L2 while this segment computes: a third of block
+  // i's share of `panel`.
+  HWY_INLINE void Prefetch(const Tokens& next, Index i, Index panel, Index third) const {
     const Index key_head = problem_.KeyHeadOf(next.head);
     const Index begin = next.begin + i * kBlock, end = std::min(next.end, begin + kBlock);
-    for (Index t = begin + panel; t < end; t += layout_.panels) {
+    if (third == 0) {
+      for (Index t = begin + panel; t < end; t += layout_.panels) {
+        hwy::Prefetch(&args_.g(next.span.batch, next.span.begin + t, next.head));
+        hwy::Prefetch(&args_.eta(next.span.batch, next.span.begin + t, next.head));
+      }
+    }
+    for (Index t = begin + panel + third * layout_.panels; t < end; t += 3 * layout_.panels) {
       const Index token = next.span.begin + t;
       PrefetchRow(args_.k.Row(next.span.batch, token, key_head), layout_.key_dim);
       PrefetchRow(args_.q.Row(next.span.batch, token, key_head), layout_.key_dim);

@@ -104,13 +104,18 @@ HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
 // One block of one panel: o replaces v~ in `values`, the state moves on to the next block.
 // 6 C K + 2 C^2 flops a column; reads the state three times and writes it once, all in L1:
 // 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
-template <class R>
-HWY_NOINLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
-                            R* HWY_RESTRICT state, PanelScratch<R>& scratch) {
+// fetch(0), fetch(1) and fetch(2) are called at about equal intervals, to fetch what comes next in
+// thirds: the processor tracks only some two dozen lines on their way from memory.
+template <class R, class F>
+HWY_INLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
+                          R* HWY_RESTRICT state, PanelScratch<R>& scratch, const F& fetch) {
   R* values = block.values + panel * kBlock * kPanel<R>;
+  fetch(0);
   Errors(layout, block, state, values, scratch.errors);
   SolveLower(block, scratch.errors, scratch.pseudo_values, scratch.weighted);
+  fetch(1);
   Outputs(layout, block, state, scratch.pseudo_values, values);
+  fetch(2);
   UpdateState(layout, block, scratch.weighted, state, state);
 }
 
