@@ -43,7 +43,6 @@ struct ChunkGradients {
   Prepared<typename C::E> in;
   tile::TokenRows<const T> q, k, v, d_o;
   tile::TokenRows<T> dq, dk;
-  GateRows g, eta;
   float *dg, *deta;  // strides below
   Index dg_batch, dg_time, deta_batch, deta_time;
   double scale, epsilon;
@@ -59,18 +58,23 @@ struct ChunkGradients {
     block.Copy(reinterpret_cast<float*>(&shared.norms),
                reinterpret_cast<const float*>(in.norms + block.index()), sizeof(ChunkNorms));
     block.ForEach(kChunkRows, [&](int i) { shared.norm2_gradient[i] = 0.0; });
+    LoadValues(block, shared, span, head, 0);
     LoadStep(block, shared, span, chunk, head, 0);
     for (int step = 0; step < steps; step += C::kValueTiles) {
       const int pass = step / C::kValueTiles % kPasses;
       const Index member = step / (C::kValueTiles * kPasses);
       const Index value_head = heads.ValueHeadOf(head, member);
-      const Index index = chunk * heads.value_heads + value_head;
-      if (pass == 0) {
-        block.Copy(reinterpret_cast<float*>(&shared.scalars),
-                   reinterpret_cast<const float*>(in.scalars + index), sizeof(ChunkScalars));
-      }
       Pass(block, shared, total, span, chunk, head, step, steps, member == 0);
-      if (pass == kPasses - 1) Gates(block, shared, span, value_head);
+      if (pass == kPasses - 1) {
+        Gates(block, shared, shared.stages[(step + C::kValueTiles - 1) % kStages].squares,
+              shared.scalars[member % 2], span, value_head);
+      }
+      // Not before the gates have been read from where it goes.
+      const int next = step + C::kValueTiles;
+      if ((kStages == 1 || kPasses > 1) && next < steps) {
+        LoadValues(block, shared, span, head, next);
+        LoadStep(block, shared, span, chunk, head, next);
+      }
     }
     FinishRows<C>(block, *this, shared, total, span, head);
   }
@@ -87,19 +91,12 @@ struct ChunkGradients {
     }
   }
 
-  // The columns of one pass of a tile with all of K.
-  template <class Block>
-  KLA_TILE_FUNCTION static void CopyColumns(const Block& block, E* to, const E* from, int column) {
+  using Dots = typename Layout::Dots;
+  KLA_TILE_FUNCTION static Dots& DotsOf(Shared& shared, typename Layout::Squares& squares) {
     if constexpr (kPasses == 1) {
-      block.CopyAsync(to, from, PassTile::kBytes);
+      return squares;
     } else {
-      const int width = kKeyDim - column < kPass ? kKeyDim - column : kPass;
-      KLA_TILE_UNROLL
-      for (int t = 0; t < kTerms; ++t) {
-        block.CopyAsync(to + t * PassTile::kTermSize,
-                        from + t * C::KeyTile::kTermSize + column * kChunkRows,
-                        width * kChunkRows * 2);
-      }
+      return shared;
     }
   }
 
@@ -109,22 +106,40 @@ struct ChunkGradients {
                                   Index chunk, Index head, int step) const {
     const int panel = step % C::kValueTiles, pass = step / C::kValueTiles % kPasses;
     const Index value_head = heads.ValueHeadOf(head, step / (C::kValueTiles * kPasses));
-    const Index saved = (chunk * heads.value_heads + value_head) * C::kValueTiles + panel;
+    const Index index = chunk * heads.value_heads + value_head;
+    const Index saved = index * C::kValueTiles + panel;
     const int pass_column = pass * kPass;
     auto& panels = shared.stages[step % kStages].panels;
     if (panel == 0 && (step == 0 || kPasses > 1)) {
       const Index keys = block.index() * C::KeyTile::kSize;
-      CopyColumns(block, shared.keys, in.keys + keys, pass_column);
-      CopyColumns(block, shared.queries, in.queries + keys, pass_column);
+      Layout::CopyColumns(block, shared.keys, in.keys + keys, pass_column);
+      Layout::CopyColumns(block, shared.queries, in.queries + keys, pass_column);
+    }
+    if (panel == 0 && pass == 0) {
+      const int member = step / (C::kValueTiles * kPasses);
+      const GradientScalars* from = in.scalars + index;
+      block.CopyAsync(reinterpret_cast<float*>(&shared.scalars[member % 2]),
+                      reinterpret_cast<const float*>(from), sizeof(GradientScalars));
     }
     block.CopyAsync(panels.z, z + saved * Square::kSize, Square::kBytes);
     block.CopyAsync(panels.pseudo, pseudo_values + saved * Square::kSize, Square::kBytes);
-    CopyColumns(block, panels.states, states + saved * C::KeyTile::kSize, pass_column);
-    CopyColumns(block, panels.d_states, d_states + saved * C::KeyTile::kSize, pass_column);
+    Layout::CopyColumns(block, panels.states, states + saved * C::KeyTile::kSize, pass_column);
+    Layout::CopyColumns(block, panels.d_states, d_states + saved * C::KeyTile::kSize, pass_column);
     tile::LoadRows(block, Square{panels.d_o},
                    d_o.At(span.batch, span.begin, value_head) + panel * 64, d_o.time, d_o.aligned,
                    span.count, C::kValueDim - panel * 64);
     block.CommitCopies();
+  }
+
+  // Queues the columns of V of a step: once those of the step before are out of use.
+  template <class Block>
+  KLA_TILE_FUNCTION void LoadValues(const Block& block, Shared& shared, const ChunkSpan& span,
+                                    Index head, int step) const {
+    const int panel = step % C::kValueTiles;
+    const Index value_head = heads.ValueHeadOf(head, step / (C::kValueTiles * kPasses));
+    tile::LoadRows(block, Square{shared.values},
+                   v.At(span.batch, span.begin, value_head) + panel * 64, v.time, v.aligned,
+                   span.count, C::kValueDim - panel * 64);
   }
 
   // Columns [pass * kPass, ...) of K: adds to dq~ and dk~, and its part of <S, dS+>.
@@ -135,6 +150,7 @@ struct ChunkGradients {
     const int pass = first_step / C::kValueTiles % kPasses, pass_column = pass * kPass;
     const Index value_head = heads.ValueHeadOf(head, first_step / (C::kValueTiles * kPasses));
     const Index index = chunk * heads.value_heads + value_head;
+    const GradientScalars& s = shared.scalars[first_step / (C::kValueTiles * kPasses) % 2];
     const int width = kKeyDim - pass_column < kPass ? kKeyDim - pass_column : kPass;
     const auto idle = [&](int group) { return group * kPart >= width; };
     tile::PerGroup<Whole, kGroups> inner;                        // Y, Z V'^T
@@ -151,7 +167,9 @@ struct ChunkGradients {
     float along = 0;  // this thread's part
     for (int panel = 0; panel < C::kValueTiles; ++panel) {
       const int step = first_step + panel;
-      if (kStages == 2 && step + 1 < steps && (kPasses == 1 || panel + 1 < C::kValueTiles)) {
+      const bool ahead =
+          kStages == 2 && step + 1 < steps && (kPasses == 1 || panel + 1 < C::kValueTiles);
+      if (ahead) {
         LoadStep(block, shared, span, chunk, head, step + 1);
         block.template WaitCopies<1>();
       } else {
@@ -179,8 +197,7 @@ struct ChunkGradients {
         if (group == 1) {
           Whole z_values, v_values;
           tile::ToTile(z_rows, z_values);
-          tile::LoadRowsTile(v.At(span.batch, span.begin, value_head) + panel * 64, v.time,
-                             span.count, C::kValueDim - panel * 64, v_values);
+          tile::ToTile(tile::LoadOperand<kChunkRows>(Square{shared.values}), v_values);
           tile::ForEachElement([&](const tile::Place& at, float& x,
                                    float& y) { value_dot[group].at[at.row_slot] += x * y; },
                                z_values, v_values);
@@ -208,7 +225,11 @@ struct ChunkGradients {
         for (int e = 0; e < 8; ++e) along += a[e] * b[e];
       });
       block.Barrier();
-      if (kStages == 1 && panel + 1 < C::kValueTiles) {
+      if (ahead) {
+        LoadValues(block, shared, span, head, step + 1);
+        block.CommitCopies();
+      } else if (panel + 1 < C::kValueTiles) {
+        LoadValues(block, shared, span, head, step + 1);
         LoadStep(block, shared, span, chunk, head, step + 1);
       }
     }
@@ -216,11 +237,13 @@ struct ChunkGradients {
     auto& squares = shared.stages[(first_step + C::kValueTiles - 1) % kStages].squares;
     block.Groups([&](int group) {
       if (group == 0) {
-        InsideChunk(shared, group, inner[group], weights[group], squares.x_keys, squares.x_rows);
+        InsideChunk(squares, s, group, inner[group], weights[group], squares.x_keys,
+                    squares.x_rows);
       } else {
-        InsideChunk(shared, group, inner[group], weights[group], squares.m_keys, squares.m_rows);
+        InsideChunk(squares, s, group, inner[group], weights[group], squares.m_keys,
+                    squares.m_rows);
         value_dot[group].Reduce();
-        value_dot[group].Store(shared.value_dot);
+        value_dot[group].Store(squares.value_dot);
       }
     });
     const float whole = block.Reduce(along, shared.scratch);
@@ -229,24 +252,20 @@ struct ChunkGradients {
     block.Groups([&](int group) {
       if (idle(group)) {
         if (pass > 0) return;
-        for (auto& dot : shared.dots) tile::RowValues{}.Store(dot[group]);
+        for (auto& dot : DotsOf(shared, squares).dots) tile::RowValues{}.Store(dot[group]);
         return;
       }
-      Columns(shared, squares, total, group, pass, first, from_state[group], to_state[group],
+      Columns(shared, squares, s, total, group, pass, first, from_state[group], to_state[group],
               recall[group]);
     });
     block.Barrier();
-    const int next = first_step + C::kValueTiles;
-    if ((kStages == 1 || kPasses > 1) && next < steps) {
-      LoadStep(block, shared, span, chunk, head, next);
-    }
   }
 
   // Group 0: from Y the sums of Y * P, and X. Group 1: from Z V'^T the sums of dA * B, and M.
-  KLA_TILE_FUNCTION void InsideChunk(Shared& shared, int group, Whole& inner,
+  KLA_TILE_FUNCTION void InsideChunk(typename Layout::Squares& squares, const GradientScalars& s,
+                                     int group, Whole& inner,
                                      const tile::RegisterOperand<E, kTerms, kChunkRows>& weights,
                                      E* by_keys, E* by_rows) const {
-    const ChunkScalars& s = shared.scalars;
     tile::RowValues rows;
     tile::ColumnValues<kChunkRows> columns;
     Whole weight;
@@ -263,8 +282,8 @@ struct ChunkGradients {
         },
         inner, weight);
     rows.Reduce();
-    rows.Store(shared.row_sum[group]);
-    columns.StorePartial(&shared.column_sum[group][0][0]);
+    rows.Store(squares.row_sum[group]);
+    columns.StorePartial(&squares.column_sum[group][0][0]);
     tile::StoreOperand(
         tile::ToOperand<E, kTerms>(
             inner, [&](const tile::Place& at, float x) { return x * s.key[at.column]; }),
@@ -279,10 +298,9 @@ struct ChunkGradients {
   }
 
   // One group's columns of dq~ and dk~ and its part of the row products.
-  KLA_TILE_FUNCTION void Columns(Shared& shared, typename Layout::Squares& squares, Sums& total,
-                                 int group, int pass, bool first, Part& from_state, Part& to_state,
-                                 Part& recall) const {
-    const ChunkScalars& s = shared.scalars;
+  KLA_TILE_FUNCTION void Columns(Shared& shared, typename Layout::Squares& squares,
+                                 const GradientScalars& s, Sums& total, int group, int pass,
+                                 bool first, Part& from_state, Part& to_state, Part& recall) const {
     const PassTile keys{shared.keys}, queries{shared.queries};
     const int part = group * kPart;
     const float output_scale = static_cast<float>(scale);
@@ -292,7 +310,7 @@ struct ChunkGradients {
     tile::ToTile(tile::LoadOperand<kPart>(queries, part), query_rows);
     tile::ForEachElement(
         [&](const tile::Place& at, float& iq, float& f, float& r, float& k_hat, float& q_hat) {
-          const float gamma = s.walk.gamma[at.row];
+          const float gamma = s.gamma[at.row];
           iq *= output_scale * gamma;
           f *= s.to_end[at.row];
           r *= -gamma;
@@ -301,9 +319,9 @@ struct ChunkGradients {
           recall_dot.at[at.row_slot] += r * k_hat;
         },
         from_state, to_state, recall, key_rows, query_rows);
-    StoreDot(query_dot, shared.dots[0][group], s.query, pass);
-    StoreDot(write_dot, shared.dots[1][group], s.key, pass);
-    StoreDot(recall_dot, shared.dots[2][group], s.key, pass);
+    StoreDot(query_dot, DotsOf(shared, squares).dots[0][group], s.query, pass);
+    StoreDot(write_dot, DotsOf(shared, squares).dots[1][group], s.key, pass);
+    StoreDot(recall_dot, DotsOf(shared, squares).dots[2][group], s.key, pass);
 
     const Square x_rows{squares.x_rows}, m_rows{squares.m_rows};
     const auto x_keys = tile::LoadOperand<kChunkRows>(Square{squares.x_keys});
@@ -335,23 +353,23 @@ struct ChunkGradients {
 
   // dg, deta, and what the value head adds to the gradient of |k|^2.
   template <class Block>
-  KLA_TILE_FUNCTION void Gates(const Block& block, Shared& shared, const ChunkSpan& span,
-                               Index value_head) const {
-    const ChunkScalars& s = shared.scalars;
+  KLA_TILE_FUNCTION void Gates(const Block& block, Shared& shared,
+                               typename Layout::Squares& squares, const GradientScalars& s,
+                               const ChunkSpan& span, Index value_head) const {
     const auto dot = [&](int which, int i) {
-      return shared.dots[which][0][i] + shared.dots[which][1][i];
+      return DotsOf(shared, squares).dots[which][0][i] + DotsOf(shared, squares).dots[which][1][i];
     };
     float part = 0;
     block.ForEach(kChunkRows, [&](int i) { part += dot(1, i); });
     const float written = block.Reduce(part, shared.scratch);
     block.ForEach(kChunkRows, [&](int i) {
-      double sum = static_cast<double>(shared.row_sum[0][i]) + s.step[i] * shared.row_sum[1][i];
+      double sum = static_cast<double>(squares.row_sum[0][i]) + s.step[i] * squares.row_sum[1][i];
       for (int w = 0; w < 4; ++w) {
-        sum -= shared.column_sum[0][w][i];
-        sum -= shared.column_sum[1][w][i];
+        sum -= squares.column_sum[0][w][i];
+        sum -= squares.column_sum[1][w][i];
       }
       sum += s.step[i] * dot(2, i) + dot(0, i) - dot(1, i);
-      if (i == kChunkRows - 1) sum += written + s.walk.gamma[i] * shared.along;
+      if (i == kChunkRows - 1) sum += written + s.gamma[i] * shared.along;
       shared.log_gradient[i] = sum;
     });
     block.Barrier();
@@ -359,15 +377,15 @@ struct ChunkGradients {
     block.Barrier();
     block.ForEach(span.count, [&](int i) {
       const Index t = span.begin + i;
-      const double eta_i = static_cast<double>(eta.At(span.batch, t, value_head));
-      const float value_dot = shared.value_dot[i];
-      const float d_step = s.value[i] * value_dot + dot(2, i) + shared.row_sum[1][i];
+      const double eta_i = static_cast<double>(s.eta[i]);
+      const float value_dot = squares.value_dot[i];
+      const float d_step = s.value[i] * value_dot + dot(2, i) + squares.row_sum[1][i];
       const auto gradient = UnitKeyBackward<typename C::StepSize>(
           eta_i, shared.norms.key_norm2[i], epsilon, 0.0,
           static_cast<double>(s.step[i] * value_dot), static_cast<double>(d_step));
       shared.norm2_gradient[i] += gradient.norm2;
       // Beyond the clamp the decay is 0 whatever g is.
-      const bool clamped = g.At(span.batch, t, value_head) <= static_cast<float>(kMinLogDecay);
+      const bool clamped = s.g[i] <= static_cast<float>(kMinLogDecay);
       dg[span.batch * dg_batch + t * dg_time + value_head] =
           clamped ? 0.0f : static_cast<float>(shared.log_gradient[i]);
       deta[span.batch * deta_batch + t * deta_time + value_head] = static_cast<float>(gradient.eta);

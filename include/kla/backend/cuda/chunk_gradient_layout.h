@@ -31,11 +31,18 @@ struct GradientLayout {
     alignas(1024) E states[PassTile::kSize];
     alignas(1024) E d_states[PassTile::kSize];
   };
-  struct Squares {
+  struct Dots {
+    float dots[3][2][kChunkRows];  // <I_q, Q~>, <F, K~>, <R, K~> by group
+  };
+  struct NoDots {};
+  struct Squares : std::conditional_t<kPasses == 1, Dots, NoDots> {
     alignas(1024) E x_keys[Square::kSize];  // X diag(key)
     alignas(1024) E x_rows[Square::kSize];  // diag(query) X
     alignas(1024) E m_keys[Square::kSize];  // M diag(key)
     alignas(1024) E m_rows[Square::kSize];  // diag(b key) M
+    float value_dot[kChunkRows];            // <Z, V>
+    float row_sum[2][kChunkRows];           // of Y * P and of dA * B
+    float column_sum[2][4][kChunkRows];     // of Y * P and of dA * b B
   };
   static constexpr int kPitch = kKeyDim + 4;
   struct Sums {  // dq~ and dk~ over the value heads
@@ -47,34 +54,49 @@ struct GradientLayout {
     Panels panels;
     Squares squares;
   };
-  struct Small {
-    alignas(16) ChunkScalars scalars;
+  // More than one pass adds to the dots, and overwrites the squares in between.
+  struct Small : std::conditional_t<kPasses == 1, NoDots, Dots> {
+    alignas(16) GradientScalars scalars[2];  // of this value head and the next
     ChunkNorms norms;
     double log_gradient[kChunkRows], norm2_gradient[kChunkRows];
-    float value_dot[kChunkRows];         // <Z, V>
-    float row_sum[2][kChunkRows];        // of Y * P and of dA * B
-    float column_sum[2][4][kChunkRows];  // of Y * P and of dA * b B
-    float dots[3][2][kChunkRows];        // <I_q, Q~>, <F, K~>, <R, K~> by group
-    float along;                         // <S, dS+>
+    float along;  // <S, dS+>
     float scratch[32];
   };
   template <int kStageCount>
-  struct Rest : Small {
+  struct Tiles {
     static constexpr int kStages = kStageCount;
     alignas(1024) E keys[PassTile::kSize];
     alignas(1024) E queries[PassTile::kSize];
+    alignas(1024) E values[Square::kSize];  // of the panels in work
     Stage stages[kStages];
   };
-  template <int kStageCount>
-  struct RestAndSums : Rest<kStageCount> {
+  struct NoSums {};
+  struct SharedSums {
     Sums sums;
   };
+  template <int kStageCount, class MaybeSums>
+  struct All : Tiles<kStageCount>, MaybeSums, Small {};
   template <class Candidate>
   static constexpr bool kFits = (sizeof(Candidate) <= kSharedLimit);
-  static constexpr bool kSumsInShared = kFits<RestAndSums<1>>;
-  using OneStage = std::conditional_t<kSumsInShared, RestAndSums<1>, Rest<1>>;
-  using TwoStages = std::conditional_t<kSumsInShared, RestAndSums<2>, Rest<2>>;
-  using Shared = std::conditional_t<kFits<TwoStages>, TwoStages, OneStage>;
+  static constexpr bool kSumsInShared = kFits<All<1, SharedSums>>;
+  using MaybeSums = std::conditional_t<kSumsInShared, SharedSums, NoSums>;
+  using Shared = std::conditional_t<kFits<All<2, MaybeSums>>, All<2, MaybeSums>, All<1, MaybeSums>>;
+
+  // The columns of one pass of a tile with all of K.
+  template <class Block>
+  KLA_TILE_FUNCTION static void CopyColumns(const Block& block, E* to, const E* from, int column) {
+    if constexpr (kPasses == 1) {
+      block.CopyAsync(to, from, PassTile::kBytes);
+    } else {
+      const int width = kKeyDim - column < kPass ? kKeyDim - column : kPass;
+      KLA_TILE_UNROLL
+      for (int t = 0; t < kTerms; ++t) {
+        block.CopyAsync(to + t * PassTile::kTermSize,
+                        from + t * C::KeyTile::kTermSize + column * kChunkRows,
+                        width * kChunkRows * 2);
+      }
+    }
+  }
 };
 
 }  // namespace kla::device

@@ -18,6 +18,18 @@ KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, cons
   const double epsilon = arrays.epsilon;
   const auto &q = arrays.q, &k = arrays.k;
   const auto &dq = arrays.dq, &dk = arrays.dk;
+  // A unit of q^ or k^: from shared memory where all of it is still there, else from the caller's.
+  using PassTile = typename GradientLayout<C>::PassTile;
+  const auto load = [&](const T* from, const auto* there, bool aligned, float down, int row,
+                        int column, float(&x)[8]) {
+    if constexpr (GradientLayout<C>::kPasses == 1 && C::kTerms == 1) {
+      tile::LoadUnit(there + PassTile::Offset(row, column), true, x);
+    } else {
+      tile::LoadUnit(from + column, aligned, x);
+      KLA_TILE_UNROLL
+      for (int e = 0; e < 8; ++e) x[e] *= down;
+    }
+  };
   block.ForEachRow([&](int row, const auto& lanes) {
     const bool inside = row < span.count;
     const Index t = span.begin + (inside ? row : 0);
@@ -28,12 +40,12 @@ KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, cons
     const float* d_key = total.dk + row * kPitch;
     float x[8], q_along = 0, k_along = 0;  // <q^, dq~>, <k^, dk~>
     for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
-      tile::LoadUnit(q_row + c, q.aligned, x);
+      load(q_row, shared.queries, q.aligned, q_down, row, c, x);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) q_along += x[e] * q_down * d_query[c + e];
-      tile::LoadUnit(k_row + c, k.aligned, x);
+      for (int e = 0; e < 8; ++e) q_along += x[e] * d_query[c + e];
+      load(k_row, shared.keys, k.aligned, k_down, row, c, x);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) k_along += x[e] * k_down * d_key[c + e];
+      for (int e = 0; e < 8; ++e) k_along += x[e] * d_key[c + e];
     }
     q_along = lanes.Sum(q_along);
     k_along = lanes.Sum(k_along);
@@ -55,15 +67,15 @@ KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, cons
     T* dq_row = dq.At(span.batch, t, head);
     T* dk_row = dk.At(span.batch, t, head);
     for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
-      tile::LoadUnit(q_row + c, q.aligned, x);
+      load(q_row, shared.queries, q.aligned, q_down, row, c, x);
       KLA_TILE_UNROLL
       for (int e = 0; e < 8; ++e) {
-        x[e] = query * d_query[c + e] + query_part * (x[e] * q_down);
+        x[e] = query * d_query[c + e] + query_part * x[e];
       }
       tile::StoreUnit(dq_row + c, dq.aligned, x);
-      tile::LoadUnit(k_row + c, k.aligned, x);
+      load(k_row, shared.keys, k.aligned, k_down, row, c, x);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) x[e] = key * d_key[c + e] + key_part * (x[e] * k_down);
+      for (int e = 0; e < 8; ++e) x[e] = key * d_key[c + e] + key_part * x[e];
       tile::StoreUnit(dk_row + c, dk.aligned, x);
     }
   });

@@ -262,8 +262,6 @@ void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspac
   gradients.d_o = TokenRowsOf(args.d_o);
   gradients.dq = TokenRowsOf(args.dq);
   gradients.dk = TokenRowsOf(args.dk);
-  gradients.g = GateRowsOf(args.g);
-  gradients.eta = GateRowsOf(args.eta);
   gradients.dg = args.dg.data();
   gradients.deta = args.deta.data();
   gradients.dg_batch = args.dg.strides()[0];

@@ -19,7 +19,8 @@ struct PrepareChunks {
   using T = typename C::T;
   using E = typename C::E;
   using Square = tile::RegisterTile<kChunkRows>;
-  struct Rows {  // until the products of rows are in registers
+  static constexpr int kGateHeads = 8;  // whose gates are fetched at once
+  struct Rows {                         // until the products of rows are in registers
     alignas(1024) E keys[C::KeyTile::kSize];
     alignas(1024) E queries[C::KeyTile::kSize];
   };
@@ -36,6 +37,7 @@ struct PrepareChunks {
     ChunkNorms norms;
     ChunkScalars scalars;
     double log_decay[kChunkRows];
+    float g[kGateHeads][kChunkRows], eta[kGateHeads][kChunkRows];
   };
 
   ChunkMap map;
@@ -52,6 +54,7 @@ struct PrepareChunks {
     const typename C::KeyTile keys{shared.rows.keys}, queries{shared.rows.queries};
     LoadRows(block, k, span, head, keys);
     LoadRows(block, q, span, head, queries);
+    LoadGates(block, shared, span, head, 0);
     block.CommitCopies();
     block.template WaitCopies<0>();
     block.Barrier();
@@ -70,7 +73,14 @@ struct PrepareChunks {
     MultiplyTransposed(qk, tile::LoadOperand<C::kKeyDim>(queries), keys);
     block.Barrier();
     for (Index i = 0; i < heads.GroupSize(); ++i) {
-      ValueHead(block, shared, span, chunk, heads.ValueHeadOf(head, i), kk, qk);
+      if (i > 0 && i % kGateHeads == 0) {
+        LoadGates(block, shared, span, head, i);
+        block.CommitCopies();
+        block.template WaitCopies<0>();
+        block.Barrier();
+      }
+      ValueHead(block, shared, span, chunk, heads.ValueHeadOf(head, i),
+                static_cast<int>(i % kGateHeads), kk, qk);
     }
   }
 
@@ -98,6 +108,21 @@ struct PrepareChunks {
         tile::StoreTerms(to, row, column, x);
       });
     }
+  }
+
+  // g and eta of the value heads `first`, first + 1, ... of a key head.
+  template <class Block>
+  KLA_TILE_FUNCTION void LoadGates(const Block& block, Shared& shared, const ChunkSpan& span,
+                                   Index head, Index first) const {
+    const Index left = heads.GroupSize() - first;
+    const int count = left < kGateHeads ? static_cast<int>(left) : kGateHeads;
+    block.ForEach(count * kChunkRows, [&](int i) {
+      const int slot = i / kChunkRows, row = i % kChunkRows;
+      const Index value_head = heads.ValueHeadOf(head, first + slot);
+      const Index t = span.begin + (row < span.count ? row : 0);
+      block.CopyWordAsync(&shared.g[slot][row], g.Row(span.batch, t, value_head));
+      block.CopyWordAsync(&shared.eta[slot][row], eta.Row(span.batch, t, value_head));
+    });
   }
 
   template <class Block>
@@ -143,13 +168,11 @@ struct PrepareChunks {
   // s.log_decay, then every scalar of the chunk.
   template <class Block>
   KLA_TILE_FUNCTION void Scalars(const Block& block, Shared& shared, const ChunkSpan& span,
-                                 Index value_head) const {
+                                 int slot) const {
     constexpr double kPerLog2 = 1.44269504088896340736;  // 1 / ln 2
     ChunkScalars& s = shared.scalars;
     block.ForEach(kChunkRows, [&](int i) {
-      const bool inside = i < span.count;
-      const Index t = span.begin + (inside ? i : 0);
-      const double g_i = inside ? static_cast<double>(g.At(span.batch, t, value_head)) : 0.0;
+      const double g_i = i < span.count ? static_cast<double>(shared.g[slot][i]) : 0.0;
       shared.log_decay[i] = ClampLogDecay(g_i) * kPerLog2;
     });
     block.Barrier();
@@ -157,10 +180,9 @@ struct PrepareChunks {
     block.Barrier();
     block.ForEach(kChunkRows, [&](int i) {
       const bool inside = i < span.count;
-      const Index t = span.begin + (inside ? i : 0);
       const ChunkNorms& norms = shared.norms;
-      const auto unit = UnitKey<typename C::StepSize>(
-          static_cast<double>(eta.At(span.batch, t, value_head)), norms.key_norm2[i], epsilon);
+      const auto unit = UnitKey<typename C::StepSize>(static_cast<double>(shared.eta[slot][i]),
+                                                      norms.key_norm2[i], epsilon);
       const double query =
           C::StepSize::kNormalizeQuery ? InverseNorm(norms.query_norm2[i], epsilon) : 1.0;
       const double log = shared.log_decay[i];
@@ -179,17 +201,20 @@ struct PrepareChunks {
       s.walk.out[i] = static_cast<float>(scale) * gamma * s.query[i];
       s.walk.write[i] = s.to_end[i] * s.key[i];
       s.walk.gamma[i] = gamma;
+      s.gamma[i] = gamma;
+      s.g[i] = shared.g[slot][i];
+      s.eta[i] = shared.eta[slot][i];
     });
     block.Barrier();
   }
 
   template <class Block>
   KLA_TILE_FUNCTION void ValueHead(const Block& block, Shared& shared, const ChunkSpan& span,
-                                   Index chunk, Index value_head, const Square& kk,
+                                   Index chunk, Index value_head, int slot, const Square& kk,
                                    const Square& qk) const {
     const Index index = chunk * heads.value_heads + value_head;
     const typename C::SquareTile inverse{shared.squares.inverse}, scores{shared.squares.scores};
-    Scalars(block, shared, span, value_head);
+    Scalars(block, shared, span, slot);
     const ChunkScalars& s = shared.scalars;
     block.Copy(reinterpret_cast<float*>(out.scalars + index), reinterpret_cast<const float*>(&s),
                sizeof(ChunkScalars));

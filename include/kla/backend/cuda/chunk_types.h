@@ -75,8 +75,8 @@ struct ChunkMap {
 struct GateRows {
   const float* data;
   Index batch, time;
-  KLA_HOST_DEVICE float At(Index b, Index t, Index head) const {
-    return data[b * batch + t * time + head];
+  KLA_HOST_DEVICE const float* Row(Index b, Index t, Index head) const {
+    return data + b * batch + t * time + head;
   }
 };
 
@@ -109,11 +109,14 @@ struct WalkScalars {
   float write[kChunkRows];   // w key         of K^ in S+
   float gamma[kChunkRows];   // exp(G); the last one is gamma_C
 };
-struct ChunkScalars {
-  WalkScalars walk;
+struct GradientScalars {
   float step[kChunkRows], key[kChunkRows], query[kChunkRows], value[kChunkRows];  // b, r, r_v
-  float to_end[kChunkRows];                                                       // w
+  float to_end[kChunkRows], gamma[kChunkRows];                                    // w, exp(G)
   float log_high[kChunkRows], log_low[kChunkRows];  // G / ln 2 as the sum of two floats
+  float g[kChunkRows], eta[kChunkRows];             // as given
+};
+struct ChunkScalars : GradientScalars {
+  WalkScalars walk;
 };
 
 // exp(G_i - G_j), i >= j. The high parts cancel exactly where the difference is small.

@@ -10,122 +10,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kla/backend/cuda/tile_block.cuh"
 #include "kla/backend/cuda/tile_layout.h"
 #include "kla/backend/cuda/tile_mma.cuh"
 
 namespace kla::tile {
 inline namespace on_device {
-
-inline constexpr unsigned kAllLanes = 0xffffffffu;
-
-KLA_TILE_FUNCTION int Lane() { return static_cast<int>(threadIdx.x % 32); }
-KLA_TILE_FUNCTION int WarpOfGroup() { return static_cast<int>(threadIdx.x / 32 % 4); }
-
-struct RowLanes {
-  static constexpr int kCount = 8;
-  int index;
-  KLA_TILE_FUNCTION float Sum(float x) const {
-    KLA_TILE_UNROLL
-    for (int d = 1; d < kCount; d *= 2) x += __shfl_xor_sync(kAllLanes, x, d);
-    return x;
-  }
-  KLA_TILE_FUNCTION float Max(float x) const {
-    KLA_TILE_UNROLL
-    for (int d = 1; d < kCount; d *= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, d));
-    return x;
-  }
-};
-
-template <int kGroupCount>
-class Block {
- public:
-  static constexpr int kGroups = kGroupCount, kThreads = 128 * kGroups;
-
-  KLA_TILE_FUNCTION Index index() const { return blockIdx.x; }
-  // What threads wrote to shared memory before is seen after, by matrix units too.
-  KLA_TILE_FUNCTION void Barrier() const {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-#endif
-    __syncthreads();
-  }
-
-  template <class F>
-  KLA_TILE_FUNCTION void ForEach(int count, const F& f) const {
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) f(i);
-  }
-  template <class F>
-  KLA_TILE_FUNCTION void ForEachRow(const F& f) const {
-    const RowLanes lanes{static_cast<int>(threadIdx.x % RowLanes::kCount)};
-    for (int row = static_cast<int>(threadIdx.x) / RowLanes::kCount; row < kRows;
-         row += kThreads / RowLanes::kCount) {
-      f(row, lanes);
-    }
-  }
-  template <class F>
-  KLA_TILE_FUNCTION void Groups(const F& f) const {
-    f(kGroups == 1 ? 0 : static_cast<int>(threadIdx.x / 128));
-  }
-  // The same sum, in the same order, in every thread.
-  KLA_TILE_FUNCTION float Reduce(float part, float* scratch) const {
-    KLA_TILE_UNROLL
-    for (int d = 16; d > 0; d /= 2) part += __shfl_xor_sync(kAllLanes, part, d);
-    Barrier();
-    if (Lane() == 0) scratch[threadIdx.x / 32] = part;
-    Barrier();
-    float sum = 0;
-    KLA_TILE_UNROLL
-    for (int w = 0; w < kThreads / 32; ++w) sum += scratch[w];
-    return sum;
-  }
-  // By the first warp, two elements a lane; barriers are the caller's.
-  KLA_TILE_FUNCTION void CumulativeSum(double* x) const { Scan(x, 0); }
-  KLA_TILE_FUNCTION void ReverseCumulativeSum(double* x) const { Scan(x, kRows - 1); }
-
-  // Contiguous, 16-byte aligned, a multiple of 16 bytes.
-  template <class U>
-  KLA_TILE_FUNCTION void Copy(U* to, const U* from, int bytes) const {
-    const auto* source = reinterpret_cast<const uint4*>(from);
-    auto* target = reinterpret_cast<uint4*>(to);
-    ForEach(bytes / 16, [&](int i) { target[i] = source[i]; });
-  }
-  template <class U>
-  KLA_TILE_FUNCTION void CopyAsync(U* to, const U* from, int bytes) const {
-    const auto* source = reinterpret_cast<const uint4*>(from);
-    auto* target = reinterpret_cast<uint4*>(to);
-    ForEach(bytes / 16, [&](int i) { CopyUnitAsync(target + i, source + i); });
-  }
-  template <class U>
-  KLA_TILE_FUNCTION void CopyUnitAsync(U* to, const U* from) const {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(SharedAddress(to)), "l"(from)
-                 : "memory");
-  }
-  KLA_TILE_FUNCTION void CommitCopies() const {
-    asm volatile("cp.async.commit_group;\n" ::: "memory");
-  }
-  template <int kPending>
-  KLA_TILE_FUNCTION void WaitCopies() const {
-    asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
-  }
-
- private:
-  KLA_TILE_FUNCTION static void Scan(double* x, int first) {
-    if (threadIdx.x >= 32) return;
-    const int i = 2 * static_cast<int>(threadIdx.x);
-    double& a = x[first == 0 ? i : first - i];
-    double& b = x[first == 0 ? i + 1 : first - i - 1];
-    const double pair = a + b;
-    double sum = pair;
-    KLA_TILE_UNROLL
-    for (int d = 1; d < 32; d *= 2) {
-      const double below = __shfl_up_sync(kAllLanes, sum, d);
-      if (static_cast<int>(threadIdx.x) >= d) sum += below;
-    }
-    const double a_old = a;
-    a = sum - pair + a_old;
-    b = sum;
-  }
-};
 
 template <class X, int kGroups>
 struct PerGroup {
@@ -305,18 +195,6 @@ KLA_TILE_FUNCTION RegisterOperand<E, kTerms, kWidth> LoadDistantOperand(
     }
   }
   return operand;
-}
-
-template <class T, int kWidth>
-KLA_TILE_FUNCTION void LoadRowsTile(const T* first, Index stride, int count, int columns,
-                                    RegisterTile<kWidth>& tile) {
-  ForEachElement(
-      [&](const Place& at, float& x) {
-        x = at.row < count && at.column < columns
-                ? static_cast<float>(first[at.row * stride + at.column])
-                : 0.0f;
-      },
-      tile);
 }
 
 template <int kWidth, class E, int kTerms, int kHeight, int kTileWidth>

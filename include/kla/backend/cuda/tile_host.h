@@ -26,6 +26,10 @@ struct RowLanes {
   float Max(float x) const { return x; }
 };
 
+struct Arrival {
+  std::uint64_t unused;
+};
+
 template <int kGroupCount>
 class Block {
  public:
@@ -68,7 +72,26 @@ class Block {
   void CopyUnitAsync(U* to, const U* from) const {
     Copy(to, from, 16);
   }
+  // 4 bytes.
+  void CopyWordAsync(float* to, const float* from) const { *to = *from; }
   void CommitCopies() const {}
+
+  // Bulk copies into shared memory: Expect the bytes, then copy, then wait for the arrival; `use`
+  // counts how often this arrival was waited for before. Between them, barriers are the caller's.
+  void PrepareArrival(Arrival* /*arrivals*/, int /*count*/) const {}
+  void Expect(Arrival& /*arrival*/, int /*bytes*/) const {}
+  template <class U>
+  void CopyBulk(Arrival& /*arrival*/, U* to, const U* from, int bytes) const {
+    Copy(to, from, bytes);
+  }
+  void Wait(Arrival& /*arrival*/, int /*use*/) const {}
+  // From shared memory, after a barrier; WaitStores before the source is written again.
+  template <class U>
+  void StoreBulk(U* to, const U* from, int bytes) const {
+    Copy(to, from, bytes);
+  }
+  void WaitStores() const {}
+
   template <int kPending>
   void WaitCopies() const {}
 
@@ -188,17 +211,6 @@ template <int kWidth, class E, int kTerms, int kHeight, int kTileWidth>
 RegisterOperand<E, kTerms, kWidth> LoadDistantOperand(
     const Operand<E, kTerms, kHeight, kTileWidth>& tile) {
   return LoadOperand<kWidth>(tile);
-}
-
-// Rows 0 ... count - 1 and columns 0 ... columns - 1 of the caller's memory; zeros elsewhere.
-template <class T, int kWidth>
-void LoadRowsTile(const T* first, Index stride, int count, int columns,
-                  RegisterTile<kWidth>& tile) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kWidth; ++c) {
-      tile.at[r][c] = r < count && c < columns ? static_cast<float>(first[r * stride + c]) : 0.0f;
-    }
-  }
 }
 
 // The transpose of rows `row` ... row + kWidth - 1 and columns 0 ... 63.
