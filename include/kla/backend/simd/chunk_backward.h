@@ -175,7 +175,8 @@ class ChunkBackwardHeads {
           std::copy_n(at.d_state + offset, layout_.PanelSize(),
                       at.chunk_states + t / kChunk * state_size_ + offset);
         }
-        Prefetch(next, i, panel);
+        PrefetchKeys(next, i, panel);
+        PrefetchValues(next, i, panel);
         AdvanceBlock(layout_, Block<R>(layout_, m.blocks + i * block_size_), panel,
                      at.d_state + offset, scratch);
       }
@@ -194,7 +195,7 @@ class ChunkBackwardHeads {
       PackOutputGradients(at, begin + i * kBlock, input.count, BlockAt(m, i));
     });
     executor.ParallelFor(layout_.panels, [&](Index panel) {
-      Recall(at, begin, count, panel, m);
+      Recall(at, begin, count, next, panel, m);
       Back(at, count, next, panel, m);
     });
     executor.ParallelFor(count, [&](Index i) {
@@ -204,13 +205,22 @@ class ChunkBackwardHeads {
   }
 
   // What is packed next arrives in L2 while this segment computes: block i's share of `panel`.
-  HWY_INLINE void Prefetch(const Next& next, Index i, Index panel) const {
-    const auto& [at, first] = next;
-    const Index begin = first + i * kBlock, end = std::min(begin + kBlock, at.span.length);
-    for (Index t = std::max<Index>(begin, 0) + panel; t < end; t += layout_.panels) {
+  HWY_INLINE void PrefetchKeys(const Next& next, Index i, Index panel) const {
+    const Head& at = next.at;
+    const Index begin = next.begin + i * kBlock, end = std::min(begin + kBlock, at.span.length);
+    for (Index t = begin + panel; begin >= 0 && t < end; t += layout_.panels) {
       const Index token = at.span.begin + t;
       PrefetchRow(args_.k.Row(at.span.batch, token, at.key_head), layout_.key_dim);
       PrefetchRow(args_.q.Row(at.span.batch, token, at.key_head), layout_.key_dim);
+      hwy::Prefetch(&args_.g(at.span.batch, token, at.head));
+      hwy::Prefetch(&args_.eta(at.span.batch, token, at.head));
+    }
+  }
+  HWY_INLINE void PrefetchValues(const Next& next, Index i, Index panel) const {
+    const Head& at = next.at;
+    const Index begin = next.begin + i * kBlock, end = std::min(begin + kBlock, at.span.length);
+    for (Index t = begin + panel; begin >= 0 && t < end; t += layout_.panels) {
+      const Index token = at.span.begin + t;
       PrefetchRow(args_.v.Row(at.span.batch, token, at.head), layout_.value_dim);
       PrefetchRow(args_.d_o.Row(at.span.batch, token, at.head), layout_.value_dim);
     }
@@ -230,13 +240,15 @@ class ChunkBackwardHeads {
     }
   }
 
-  void Recall(const Head& at, Index begin, Index count, Index panel, const Memory& m) const {
+  void Recall(const Head& at, Index begin, Index count, const Next& next, Index panel,
+              const Memory& m) const {
     PanelScratch<R> scratch;
     const Index offset = panel * layout_.PanelSize();
     for (Index i = 0; i < count; ++i) {
       const Index t = begin + i * kBlock;
       R* state = m.states + i * state_size_ + offset;
       if (t % kChunk == 0) LoadChunkState(at, t / kChunk, panel, state);
+      PrefetchKeys(next, i, panel);
       const bool more = i + 1 < count && (t + kBlock) % kChunk != 0;
       RecallPanel(layout_, BlockAt(m, i), panel, state, more ? state + state_size_ : nullptr,
                   scratch);
@@ -262,7 +274,7 @@ class ChunkBackwardHeads {
     const auto d_state = [&](Index i) { return m.d_states + i * state_size_ + offset; };
     std::copy_n(at.d_state + offset, layout_.PanelSize(), d_state(count));
     for (Index i = count; i-- > 0;) {
-      Prefetch(next, i, panel);
+      PrefetchValues(next, i, panel);
       BackPanel(layout_, BlockAt(m, i), panel, m.states + i * state_size_ + offset, d_state(i + 1),
                 i == 0 ? at.d_state + offset : d_state(i), scratch);
     }
