@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "op/decode_step_suite.h"
 #include "support/simd_configs.h"
+#include "support/simd_forward_roundoff.h"
 
 namespace kla::test {
 INSTANTIATE_TYPED_TEST_SUITE_P(Other, DecodeStepTest, SimdOtherConfigs, ConfigName);

@@ -15,7 +15,7 @@
 #define KLA_BACKEND_CUDA_TILE_H_
 
 #if defined(__CUDACC__)
-#include "kla/backend/cuda/tile_device.cuh"
+#include "kla/backend/cuda/tile_inverse.cuh"
 #else
 #include "kla/backend/cuda/tile_host.h"
 #endif

@@ -247,7 +247,4 @@ KLA_TILE_FUNCTION void StoreTransposed(const RegisterTile<kWidth>& tile, T* out)
 }  // namespace on_device
 }  // namespace kla::tile
 
-#include "kla/backend/cuda/tile_inverse.cuh"
-#include "kla/backend/cuda/tile_product.cuh"
-
 #endif  // KLA_BACKEND_CUDA_TILE_DEVICE_CUH_
