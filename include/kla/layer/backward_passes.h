@@ -11,17 +11,15 @@
 namespace kla::internal {
 
 template <class Backend, HeadShape Shape, StepSizePolicy StepSize, class T>
-class BackwardPasses {
- public:
-  using Parameters = KlaParameters<T>;
+class BackwardPasses : private LayerPasses<T> {
+  using LayerPasses<T>::config_;
+  using LayerPasses<T>::sizes_;
+  using LayerPasses<T>::b_;
+  using LayerPasses<T>::arrays_;
 
-  BackwardPasses(const KlaLayerConfig& config, const Parameters& parameters,
-                 LayerBuffers<T>& buffers)
-      : config_(config),
-        parameters_(parameters),
-        sizes_(parameters.sizes()),
-        b_(buffers),
-        arrays_(config, parameters, buffers) {}
+ public:
+  using typename LayerPasses<T>::Parameters;
+  using LayerPasses<T>::LayerPasses;
 
   // dW_o = dy^T z, dz = dy W_o.
   template <class Exec>
@@ -145,13 +143,6 @@ class BackwardPasses {
     });
     return dx;
   }
-
- private:
-  const KlaLayerConfig& config_;
-  const Parameters& parameters_;
-  const LayerSizes& sizes_;
-  LayerBuffers<T>& b_;
-  LayerArrays<T> arrays_;
 };
 
 }  // namespace kla::internal

@@ -15,17 +15,16 @@
 namespace kla::internal {
 
 template <class Backend, HeadShape Shape, StepSizePolicy StepSize, class T>
-class ForwardPasses {
- public:
-  using Parameters = KlaParameters<T>;
+class ForwardPasses : private LayerPasses<T> {
+  using LayerPasses<T>::config_;
+  using LayerPasses<T>::parameters_;
+  using LayerPasses<T>::sizes_;
+  using LayerPasses<T>::b_;
+  using LayerPasses<T>::arrays_;
 
-  ForwardPasses(const KlaLayerConfig& config, const Parameters& parameters,
-                LayerBuffers<T>& buffers)
-      : config_(config),
-        parameters_(parameters),
-        sizes_(parameters.sizes()),
-        b_(buffers),
-        arrays_(config, parameters, buffers) {}
+ public:
+  using typename LayerPasses<T>::Parameters;
+  using LayerPasses<T>::LayerPasses;
 
   // Makes room for x [B, T, D].
   void Begin(const ModelView<const T>& x, const IndexList& cu_seqlens, bool keep) const {
@@ -224,13 +223,6 @@ class ForwardPasses {
       conv.SaveWindow(static_cast<Index>(n), state.window(b_.slots[n]));
     }
   }
-
- private:
-  const KlaLayerConfig& config_;
-  const Parameters& parameters_;
-  const LayerSizes& sizes_;
-  LayerBuffers<T>& b_;
-  LayerArrays<T> arrays_;
 };
 
 }  // namespace kla::internal

@@ -143,6 +143,27 @@ class LayerArrays {
   LayerBuffers<T>& b_;
 };
 
+// What the passes of Forward, Step and Backward see of a layer and its workspace.
+template <class T>
+class LayerPasses {
+ public:
+  using Parameters = KlaParameters<T>;
+
+  LayerPasses(const KlaLayerConfig& config, const Parameters& parameters, LayerBuffers<T>& buffers)
+      : config_(config),
+        parameters_(parameters),
+        sizes_(parameters.sizes()),
+        b_(buffers),
+        arrays_(config, parameters, buffers) {}
+
+ protected:
+  const KlaLayerConfig& config_;
+  const Parameters& parameters_;
+  const LayerSizes& sizes_;
+  LayerBuffers<T>& b_;
+  LayerArrays<T> arrays_;
+};
+
 }  // namespace kla::internal
 
 #endif  // KLA_LAYER_LAYER_ARRAYS_H_
