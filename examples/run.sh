@@ -40,38 +40,8 @@ packages=(g++ cmake make                            # the build
   libcli11-dev libfmt-dev nlohmann-json3-dev        # the example
   xz-utils)                                         # a yardstick
 
-missing=()
-if command -v dpkg-query > /dev/null; then
-  for package in "${packages[@]}"; do
-    dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed ||
-      missing+=("$package")
-  done
-fi
-if [ ${#missing[@]} -gt 0 ]; then
-  as_root=()
-  if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
-  command="${as_root[*]} apt-get update && ${as_root[*]} apt-get install -y --no-install-recommends ${missing[*]}"
-  echo "missing packages: ${missing[*]}"
-  if [ "$install" = yes ] && { [ "$(id -u)" -eq 0 ] || command -v sudo > /dev/null; } &&
-    command -v apt-get > /dev/null; then
-    echo "installing: $command"
-    export DEBIAN_FRONTEND=noninteractive
-    if ! { "${as_root[@]}" apt-get update -qq &&
-      "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; }; then
-      printf '\nCould not install. Ask an administrator to run\n  %s\nand start again, ' "$command"
-      printf 'or go on without with --no-install.\n'
-      exit 1
-    fi
-  elif [ "$install" = yes ]; then
-    printf '\nNot root and no sudo here. Ask an administrator to run\n  %s\n' "${command//sudo /}"
-    printf 'and start again, or go on without with --no-install.\n'
-    exit 1
-  else
-    echo "going on without them, as asked; CMake will say what it cannot do without"
-  fi
-elif ! command -v dpkg-query > /dev/null; then
-  echo "not a Debian system; this needs what Debian calls: ${packages[*]}"
-fi
+. examples/ensure_packages.sh
+ensure_packages "$install" "${packages[@]}" || exit 1
 
 # ---- Build and run ------------------------------------------------------------------------------
 

@@ -50,36 +50,8 @@ packages=(g++ cmake ninja-build git binutils        # the build, and nm for one 
   libcli11-dev libfmt-dev nlohmann-json3-dev        # examples
   clang libomp-dev clang-format)                    # the second compiler, the layout check
 
-missing=()
-if command -v dpkg-query > /dev/null; then
-  for package in "${packages[@]}"; do
-    dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed ||
-      missing+=("$package")
-  done
-fi
-if [ ${#missing[@]} -gt 0 ]; then
-  as_root=()
-  if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
-  install_command="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
-  echo "missing packages: ${missing[*]}"
-  if [ "$install" = no ]; then
-    echo "going on without them, as asked; CMake will say what it cannot do without"
-  elif ! command -v "${as_root[0]:-apt-get}" > /dev/null; then
-    printf '\nNot root, and no sudo here. Ask an administrator to run\n  %s\n' "$install_command"
-    printf 'and start again, or go on without them with --no-install.\n'
-    exit 1
-  else
-    apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
-    if ! { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; }
-    then
-      printf '\nCould not install them. Ask an administrator to run\n  %s\n' "$install_command"
-      printf 'and start again, or go on without them with --no-install.\n'
-      exit 1
-    fi
-  fi
-elif ! command -v dpkg-query > /dev/null; then
-  echo "not a Debian system; this needs what Debian calls: ${packages[*]}"
-fi
+. examples/ensure_packages.sh
+ensure_packages "$install" "${packages[@]}" || exit 1
 
 # ---- Build and test -----------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <random>
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <unsupported/Eigen/AutoDiff>
 #include <utility>
@@ -17,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "kla/kla.h"
 #include "kla/math/recurrence.h"
+#include "support/step_sizes.h"
 
 namespace kla::test {
 namespace {
@@ -236,21 +236,7 @@ class ReferenceAutodiffTest : public testing::Test {
   }
 };
 
-struct Names {
-  template <class S>
-  static std::string GetName(int) {
-    return std::string(S::kName);
-  }
-};
-// A caller's own: a normalised key whose step looks at its length. None of the six has both.
-struct NormalizedLonghorn : Longhorn {
-  static constexpr std::string_view kName = "NormalizedLonghorn";
-  static constexpr bool kNormalizeKey = true;
-};
-
-using StepSizes =
-    testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta, NormalizedLonghorn>;
-TYPED_TEST_SUITE(ReferenceAutodiffTest, StepSizes, Names);
+TYPED_TEST_SUITE(ReferenceAutodiffTest, StepSizes, StepSizeName);
 
 TYPED_TEST(ReferenceAutodiffTest, BackwardIsTheGradientOfTheRecurrence) {
   for (const HeadGrouping grouping : {HeadGrouping::kInterleaved, HeadGrouping::kTiled}) {

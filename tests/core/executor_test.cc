@@ -4,31 +4,14 @@
 
 #include <atomic>
 #include <functional>
-#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "kla/core/concepts.h"
+#include "support/own_threads.h"
 
 namespace kla::test {
 namespace {
-
-// What a caller with a thread pool of his own would write: tasks dealt out in turn.
-struct OwnThreads {
-  Index threads;
-
-  template <class F>
-  void ParallelFor(Index count, const F& task) const {
-    std::vector<std::thread> pool;
-    for (Index worker = 0; worker < threads; ++worker) {
-      pool.emplace_back([&, worker] {
-        for (Index i = worker; i < count; i += threads) task(i);
-      });
-    }
-    for (std::thread& thread : pool) thread.join();
-  }
-  Index Concurrency() const { return threads; }
-};
 
 // One that is not a template, behind std::function.
 struct TypeErased {

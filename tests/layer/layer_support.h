@@ -9,7 +9,6 @@
 #include <map>
 #include <random>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include "kla/kla.h"
 #include "kla/layer/kla_layer.h"
 #include "support/array.h"
+#include "support/own_threads.h"
 #include "support/tolerance.h"
 
 namespace kla::test {
@@ -41,23 +41,6 @@ struct LayerConfigName {
            std::string(C::StepSize::kName) + (C::Shape::kKeyDim == kDynamic ? "_dynamic" : "") +
            (std::is_same_v<typename C::State, bfloat16> ? "_bf16state" : "");
   }
-};
-
-// Tasks dealt out in turn to threads of its own.
-struct OwnThreads {
-  Index threads;
-
-  template <class F>
-  void ParallelFor(Index count, const F& task) const {
-    std::vector<std::thread> pool;
-    for (Index worker = 0; worker < threads; ++worker) {
-      pool.emplace_back([&, worker] {
-        for (Index i = worker; i < count; i += threads) task(i);
-      });
-    }
-    for (std::thread& thread : pool) thread.join();
-  }
-  Index Concurrency() const { return threads; }
 };
 
 // Initialize, and then every parameter moved off the special value that it starts with.

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "support/step_sizes.h"
 
 namespace kla::test {
 namespace {
@@ -14,14 +15,8 @@ namespace {
 template <class S>
 class StepSizeTest : public testing::Test {};
 
-struct Names {
-  template <class S>
-  static std::string GetName(int) {
-    return std::string(S::kName);
-  }
-};
-using StepSizes = testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta>;
-TYPED_TEST_SUITE(StepSizeTest, StepSizes, Names);
+using TheSix = testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta>;
+TYPED_TEST_SUITE(StepSizeTest, TheSix, StepSizeName);
 
 // eta = 0.5, n = 3, eps = 1: one number a row of the table in step_size.h.
 template <class S>

@@ -4,12 +4,11 @@
 
 #include <cmath>
 #include <random>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "kla/math/recurrence.h"
+#include "support/step_sizes.h"
 
 namespace kla::test {
 namespace {
@@ -17,21 +16,7 @@ namespace {
 template <class S>
 class UnitKeyTest : public testing::Test {};
 
-struct Names {
-  template <class S>
-  static std::string GetName(int) {
-    return std::string(S::kName);
-  }
-};
-// A normalised key whose step looks at its length: none of the six has both.
-struct NormalizedLonghorn : Longhorn {
-  static constexpr std::string_view kName = "NormalizedLonghorn";
-  static constexpr bool kNormalizeKey = true;
-};
-
-using StepSizes =
-    testing::Types<Kla, RelaxedKaczmarz, Kaczmarz, Gdn, Longhorn, PlainDelta, NormalizedLonghorn>;
-TYPED_TEST_SUITE(UnitKeyTest, StepSizes, Names);
+TYPED_TEST_SUITE(UnitKeyTest, StepSizes, StepSizeName);
 
 // Squared norms from 0 over those of the smallest and the largest float keys.
 constexpr double kNorms[] = {0, 1e-90, 1e-44, 1e-12, 1e-6, 0.3, 1, 5e3, 1e20, 1e38, 1e60, 1e79};
