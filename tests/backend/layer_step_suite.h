@@ -22,6 +22,21 @@ class LayerStepTest : public ::testing::Test {
   template <class Shape, class T, class State>
   using StateOf = device::PooledLayerState<typename Traits::Platform, Shape, T, State>;
 
+  template <class T>
+  static LayerStepArgs<T> Arguments(const Array<RowView<T>>& projected, Array<RowView<T>>& o,
+                                    const LayerStepWeights& weights, const IndexList& slots = {},
+                                    HeadGrouping grouping = HeadGrouping::kInterleaved) {
+    return {.projected = projected.view(),
+            .o = o.view(),
+            .conv = weights.conv.data(),
+            .a_log = weights.a_log.data(),
+            .dt_bias = weights.dt_bias.data(),
+            .step_bias = weights.step_bias.data(),
+            .norm = weights.norm.data(),
+            .slots = slots,
+            .grouping = grouping};
+  }
+
   // Four sequences, of which one is skipped, some tokens, every one against the oracle.
   template <class Shape, class StepSize, class T, class State>
   static void ExpectMatchesOracle(Index key_heads, Index value_heads, HeadGrouping grouping,
@@ -41,15 +56,7 @@ class LayerStepTest : public ::testing::Test {
       projected.Fill([&] { return normal(random); });
       Array<RowView<T>> o({kSequences, width}, Placement::kStrided);
       const Array<RowView<T>> untouched = o;
-      Traits::template Step<Shape, StepSize>(LayerStepArgs<T>{.projected = projected.view(),
-                                                              .o = o.view(),
-                                                              .conv = weights.conv.data(),
-                                                              .a_log = weights.a_log.data(),
-                                                              .dt_bias = weights.dt_bias.data(),
-                                                              .step_bias = weights.step_bias.data(),
-                                                              .norm = weights.norm.data(),
-                                                              .slots = slots,
-                                                              .grouping = grouping},
+      Traits::template Step<Shape, StepSize>(Arguments(projected, o, weights, slots, grouping),
                                              state);
       const auto rows = projected.Values(), actual = o.Values();
       EXPECT_TRUE(o.PaddingIsIntact());
@@ -82,16 +89,7 @@ class LayerStepTest : public ::testing::Test {
     projected.Fill([&] { return normal(random); });
     for (Index c = 0; c < sizes.width(); ++c) projected.view()(1, c) = projected.view()(0, c);
     const std::vector<std::int32_t> both = {3, 4};
-    Traits::template Step<Shape, StepSize>(LayerStepArgs<T>{.projected = projected.view(),
-                                                            .o = o.view(),
-                                                            .conv = weights.conv.data(),
-                                                            .a_log = weights.a_log.data(),
-                                                            .dt_bias = weights.dt_bias.data(),
-                                                            .step_bias = weights.step_bias.data(),
-                                                            .norm = weights.norm.data(),
-                                                            .slots = both,
-                                                            .grouping = grouping},
-                                           state);
+    Traits::template Step<Shape, StepSize>(Arguments(projected, o, weights, both, grouping), state);
     for (Index c = 0; c < width; ++c) {
       ASSERT_EQ(static_cast<float>(o.view()(0, c)), static_cast<float>(o.view()(1, c)));
     }
@@ -120,13 +118,7 @@ TYPED_TEST_P(LayerStepTest, BadArgumentsThrow) {
   device::PooledLayerState<typename TypeParam::Platform, Head, float, float> state(2, 1, 2);
   Array<RowView<float>> projected({2, sizes.width()}), o({2, 128});
   const std::vector<std::int32_t> twice = {1, 1};
-  const LayerStepArgs<float> good{.projected = projected.view(),
-                                  .o = o.view(),
-                                  .conv = weights.conv.data(),
-                                  .a_log = weights.a_log.data(),
-                                  .dt_bias = weights.dt_bias.data(),
-                                  .step_bias = weights.step_bias.data(),
-                                  .norm = weights.norm.data()};
+  const LayerStepArgs<float> good = this->Arguments(projected, o, weights);
   const auto expect_throws = [&](const LayerStepArgs<float>& args) {
     EXPECT_THROW((TypeParam::template Step<Head, Kla>(args, state)), std::invalid_argument);
     EXPECT_TRUE(o.PaddingIsIntact());
