@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// ChunkForward and ChunkBackward of the backend Cuda on a device: the suites that every backend
-// passes, on arrays that are copied there and back. KLA_CONFIG, 0 to 7, picks one configuration, so
-// that they compile side by side; left out, all of them are run.
-#include <tuple>
-#include <vector>
+// tests/backend: ChunkForward and ChunkBackward of the backend Cuda on a device, as a backend that
+// takes arrays of the host: the suites that every backend passes run over it. Each cuda_chunk/*.cu
+// is one configuration, so that they compile side by side.
+#ifndef KLA_TESTS_BACKEND_CUDA_CHUNK_DEVICE_CUH_
+#define KLA_TESTS_BACKEND_CUDA_CHUNK_DEVICE_CUH_
+
+#include <type_traits>
 
 #include "kla/backend/cuda/chunk.cuh"
 #include "kla/backend/cuda/device_memory.cuh"
@@ -149,32 +151,6 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, test::ChunksFromHost<Backend>
   }
 };
 
-namespace test {
-namespace {
-
-using AllConfigs = std::tuple<
-    Config<ChunksFromHost<Cuda>, bfloat16, 96, 192>,
-    Config<ChunksFromHost<Cuda>, bfloat16, 128, 128>,
-    Config<ChunksFromHost<Cuda>, bfloat16, 64, 64, kAutoChunk, ShapeKnown::kStatic, bfloat16>,
-    Config<ChunksFromHost<Cuda>, bfloat16, 256, 256>, Config<ChunksFromHost<Cuda>, float16, 64, 80>,
-    Config<ChunksFromHost<Cuda>, float, 128, 128>,
-    Config<ChunksFromHost<CudaAccurate>, float, 64, 48>,
-    Config<ChunksFromHost<Cuda>, bfloat16, 48, 16>>;
-
-#if defined(KLA_CONFIG)
-using DeviceConfigs = ::testing::Types<std::tuple_element_t<KLA_CONFIG, AllConfigs>>;
-#else
-template <class>
-struct TypesOf;
-template <class... Configs>
-struct TypesOf<std::tuple<Configs...>> {
-  using Type = ::testing::Types<Configs...>;
-};
-using DeviceConfigs = TypesOf<AllConfigs>::Type;
-#endif
-INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkForwardTest, DeviceConfigs, ConfigName);
-INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkBackwardTest, DeviceConfigs, ConfigName);
-
-}  // namespace
-}  // namespace test
 }  // namespace kla
+
+#endif  // KLA_TESTS_BACKEND_CUDA_CHUNK_DEVICE_CUH_
