@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "kla/core/aligned_allocator.h"
 #include "kla/core/scalar.h"
-#include "kla/op/decode_state.h"
 
 namespace kla::internal {
 
