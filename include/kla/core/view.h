@@ -117,13 +117,14 @@ class View {
   const Sizes& extents() const { return extents_; }
   const Sizes& strides() const { return strides_; }
 
+  // Of the axis with this tag; a tag that the view does not have does not compile.
   template <class Axis>
   Index extent() const {
-    return extents_[kPosition<Axis>];
+    return extents_[Position<Axis>()];
   }
   template <class Axis>
   Index stride() const {
-    return strides_[kPosition<Axis>];
+    return strides_[Position<Axis>()];
   }
 
   template <class... Indices>
@@ -150,8 +151,13 @@ class View {
 
  private:
   template <class Axis>
-  static constexpr std::size_t kPosition =
-      internal::AxisPosition<Axis, typename Extents::Axis...>();
+  static consteval std::size_t Position() {
+    constexpr std::size_t kPosition = internal::AxisPosition<Axis, typename Extents::Axis...>();
+    static_assert(kPosition < kRank,
+                  "kla: this view has no such axis; the types Position<axis> of View<element, "
+                  "extents...> name it and those that the view has");
+    return kPosition;
+  }
 
   static Sizes ContiguousStrides(const Sizes& extents) {
     Sizes strides{};
