@@ -7,6 +7,8 @@
 #include <limits>
 #include <set>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -28,6 +30,33 @@ TEST(IndexListTest, TakesBothWidthsAndAnyContiguousRange) {
   EXPECT_EQ(d[0], 5);
   EXPECT_TRUE(IndexList().is_null());
   EXPECT_FALSE(a.is_null());
+}
+
+TEST(IndexListTest, AnEmptyRangeIsGivenAndNotLeftOut) {
+  const std::vector<std::int32_t> none;
+  std::vector<std::int64_t> reserved;
+  reserved.reserve(4);
+  for (const IndexList& list : {IndexList(none), IndexList(reserved)}) {
+    EXPECT_FALSE(list.is_null());
+    EXPECT_EQ(list.size(), 0);
+  }
+  EXPECT_TRUE(IndexList(static_cast<const std::int32_t*>(nullptr), 0).is_null());
+}
+
+TEST(IndexListTest, ACountWithoutDataOrBelowZeroThrows) {
+  const std::int64_t data[] = {0};
+  const auto message = [](const auto* pointer, Index size) -> std::string {
+    try {
+      static_cast<void>(IndexList(pointer, size));
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "no exception";
+  };
+  EXPECT_EQ(message(static_cast<const std::int32_t*>(nullptr), 2),
+            "kla::IndexList: argument 'data': expected 2 indices, given a null pointer");
+  EXPECT_EQ(message(data, -1), "kla::IndexList: argument 'size': expected a count >= 0, given -1");
+  EXPECT_EQ(message(data, 1), "no exception");
 }
 
 TEST(SequenceTest, EqualLengthsAreBatchRows) {

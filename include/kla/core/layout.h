@@ -9,6 +9,7 @@
 #include <string>
 #include <type_traits>
 
+#include "kla/core/check.h"
 #include "kla/core/scalar.h"
 #include "kla/core/view.h"
 
@@ -20,18 +21,26 @@ enum class HeadGrouping {
   kTiled,        // hv % H: ggml
 };
 
-// A list of int32 or int64 indices in the caller's memory: cu_seqlens, or the slots of a state
-// pool. Null (left out) or any contiguous range: std::vector, std::array, std::span.
+// A list of int32 or int64 indices in the caller's memory, which must outlive the call: cu_seqlens,
+// or the slots of a state pool. Null (left out), a pointer and a count, or any contiguous range:
+// std::vector, std::array, std::span. An empty range is a list without elements, not one left out.
 class IndexList {
  public:
   IndexList() = default;
-  IndexList(const std::int32_t* data, Index size) : narrow_(data), size_(size) {}
-  IndexList(const std::int64_t* data, Index size) : wide_(data), size_(size) {}
+  // Throws std::invalid_argument for size < 0, or size > 0 without data.
+  KLA_ALWAYS_INLINE IndexList(const std::int32_t* data, Index size) : narrow_(data), size_(size) {
+    Check(data == nullptr);
+  }
+  KLA_ALWAYS_INLINE IndexList(const std::int64_t* data, Index size) : wide_(data), size_(size) {
+    Check(data == nullptr);
+  }
   template <std::ranges::contiguous_range R>
   requires(std::same_as<std::ranges::range_value_t<R>, std::int32_t> ||
-           std::same_as<std::ranges::range_value_t<R>, std::int64_t>)
+           std::same_as<std::ranges::range_value_t<R>, std::int64_t>) KLA_ALWAYS_INLINE
       IndexList(const R& range)  // NOLINT(google-explicit-constructor)
-      : IndexList(std::ranges::data(range), static_cast<Index>(std::ranges::size(range))) {}
+      : IndexList(std::ranges::empty(range) ? &kNothing<std::ranges::range_value_t<R>>
+                                            : std::ranges::data(range),
+                  static_cast<Index>(std::ranges::size(range))) {}
 
   // A list in device memory, which the kernel reads when it runs: a captured graph may be replayed
   // with other values. They cannot be checked on the host. For backends that say so.
@@ -50,6 +59,16 @@ class IndexList {
   Index operator[](Index i) const { return narrow_ != nullptr ? Index{narrow_[i]} : wide_[i]; }
 
  private:
+  // What an empty range points at: data() of an empty std::vector is null.
+  template <class T>
+  static constexpr T kNothing = 0;
+
+  KLA_ALWAYS_INLINE void Check(bool no_data) const {
+    KLA_CHECK(size_ >= 0, "IndexList", "size", "a count >= 0", std::to_string(size_));
+    KLA_CHECK(!no_data || size_ == 0, "IndexList", "data", std::to_string(size_) + " indices",
+              "a null pointer");
+  }
+
   const std::int32_t* narrow_ = nullptr;
   const std::int64_t* wide_ = nullptr;
   Index size_ = 0;
