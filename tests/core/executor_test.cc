@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <new>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -59,6 +60,15 @@ TEST(ExecutorTest, TheCallersOwnRunEachTaskOnce) {
 TEST(ExecutorTest, OpenMpRunsEachTaskOnceForEveryThreadCount) {
   for (const int threads : {0, 1, 2, 5}) ExpectEachTaskOnce(OpenMp{threads});
   EXPECT_EQ(OpenMp{3}.Concurrency(), 3);
+}
+
+TEST(ExecutorTest, OpenMpPassesAnExceptionOn) {
+  for (const int threads : {1, 3}) {
+    const auto throwing = [&](Index i) {
+      if (i % 4 == 2) throw std::bad_alloc();
+    };
+    EXPECT_THROW(OpenMp{threads}.ParallelFor(20, throwing), std::bad_alloc);
+  }
 }
 
 TEST(ExecutorTest, OpenMpUsesSeveralThreadsAndNoMoreThanAsked) {
