@@ -246,34 +246,40 @@ TYPED_TEST_P(DecodeStateTest, BadArgumentsThrowAndChangeNothing) {
     std::string message;
   } rows[] = {
       {[&] { pool.Load(narrow.view()); },
-       "kla::Load: argument 'states': expected " + sizes + shape(2, 3, kK, kV + 1)},
+       "kla::DecodeState::Load: argument 'states': expected " + sizes + shape(2, 3, kK, kV + 1)},
       {[&] { pool.Store(headless.view()); },
-       "kla::Store: argument 'states': expected " + sizes + shape(2, 2, kK, kV)},
+       "kla::DecodeState::Store: argument 'states': expected " + sizes + shape(2, 2, kK, kV)},
       {[&] {
          pool.Load(StateView<State>(nullptr, {2, 3, kK, kV}));
        },
-       "kla::Load: argument 'states': expected data, given a null pointer"},
+       "kla::DecodeState::Load: argument 'states': expected data, given a null pointer"},
       {[&] { pool.Load(five.ref()); },
-       "kla::Load: argument 'slots': expected at most 4 sequences, given 5"},
+       "kla::DecodeState::Load: argument 'slots': expected at most 4 sequences, given 5"},
       {[&] { pool.Store(five.ref()); },
-       "kla::Store: argument 'slots': expected at most 4 sequences, given 5"},
+       "kla::DecodeState::Store: argument 'slots': expected at most 4 sequences, given 5"},
       {[&] { pool.Load(two.ref(), std::vector<Index>{0}); },
-       "kla::Load: argument 'slots': expected one slot for each of N = 2 sequences, given 1"},
+       "kla::DecodeState::Load: argument 'slots': expected one slot for each of N = 2 sequences, "
+       "given 1"},
       {[&] {
          pool.Load(two.ref(), std::vector<Index>{0, 4});
        },
-       "kla::Load: argument 'slots': expected -1 or a slot below 4, given 4"},
+       "kla::DecodeState::Load: argument 'slots': expected -1 or a slot below 4, given 4"},
       {[&] {
          pool.Store(two.ref(), std::vector<std::int32_t>{0, -2});
        },
-       "kla::Store: argument 'slots': expected -1 or a slot below 4, given -2"},
+       "kla::DecodeState::Store: argument 'slots': expected -1 or a slot below 4, given -2"},
       {[&] { pool.Store(two.ref(), IndexList::OnDevice(device_list, 2)); },
-       "kla::Store: argument 'slots': expected a list in host memory, given a list in device "
+       "kla::DecodeState::Store: argument 'slots': expected a list in host memory, given a list in "
+       "device "
        "memory"},
-      {[&] { pool.Reset(-1); }, "kla::Reset: argument 'slot': expected a slot below 4, given -1"},
-      {[&] { pool.Reset(4); }, "kla::Reset: argument 'slot': expected a slot below 4, given 4"},
-      {[&] { pool.Copy(4, 0); }, "kla::Copy: argument 'from': expected a slot below 4, given 4"},
-      {[&] { pool.Copy(0, -1); }, "kla::Copy: argument 'to': expected a slot below 4, given -1"},
+      {[&] { pool.Reset(-1); },
+       "kla::DecodeState::Reset: argument 'slot': expected a slot below 4, given -1"},
+      {[&] { pool.Reset(4); },
+       "kla::DecodeState::Reset: argument 'slot': expected a slot below 4, given 4"},
+      {[&] { pool.Copy(4, 0); },
+       "kla::DecodeState::Copy: argument 'from': expected a slot below 4, given 4"},
+      {[&] { pool.Copy(0, -1); },
+       "kla::DecodeState::Copy: argument 'to': expected a slot below 4, given -1"},
       {[&] { Pool(-1, 3, kK, kV); },
        "kla::DecodeState: argument 'slots': expected a count >= 0, given -1"},
       {[&] { Pool(1, 0, kK, kV); },

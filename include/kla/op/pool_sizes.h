@@ -53,7 +53,7 @@ class PoolSizes {
     for (Index n = 0; n < count; ++n) {
       const Index slot = slots[n];
       if (slot == -1) continue;
-      CheckSlot(operation, "slots", slot, "-1 or ");
+      CheckRange(operation, "slots", slot, "-1 or ");
       auto& last_use = last_use_[static_cast<std::size_t>(slot)];
       KLA_CHECK(last_use != call_, operation, "slots", "every slot at most once",
                 "slot " + std::to_string(slot) + " again at position " + std::to_string(n));
@@ -62,11 +62,9 @@ class PoolSizes {
   }
 
  protected:
-  void CheckSlot(const char* operation, const char* argument, Index slot,
-                 const char* alternative = "") const {
-    KLA_CHECK(slot >= 0 && slot < slots_, operation, argument,
-              std::string(alternative) + "a slot below " + std::to_string(slots_),
-              std::to_string(slot));
+  // Of a method that names one slot.
+  void CheckSlot(const char* method, const char* argument, Index slot) const {
+    CheckRange(Method{method}, argument, slot);
   }
 
   static void CheckHostList(const char* operation, const IndexList& slots) {
@@ -74,10 +72,10 @@ class PoolSizes {
               "a list in device memory");
   }
 
-  // Of Load and Store.
+  // Of methods that move states in and out.
   template <class U>
-  void CheckTransfer(const char* operation, const StateRef<U>& states,
-                     const IndexList& slots) const {
+  void CheckTransfer(const char* method, const StateRef<U>& states, const IndexList& slots) const {
+    const Method operation{method};
     KLA_CHECK(!states.is_null() || states.sequences == 0, operation, "states", "data",
               "a null pointer");
     KLA_CHECK(states.heads == value_heads_ && states.key_dim == key_dim_ &&
@@ -92,13 +90,28 @@ class PoolSizes {
                   ? "at most " + std::to_string(slots_) + " sequences"
                   : "one slot for each of N = " + std::to_string(states.sequences) + " sequences",
               std::to_string(slots.is_null() ? states.sequences : slots.size()));
-    CheckHostList(operation, slots);
+    KLA_CHECK(!slots.on_device(), operation, "slots", "a list in host memory",
+              "a list in device memory");
     for (Index n = 0; n < slots.size(); ++n) {
-      if (slots[n] != -1) CheckSlot(operation, "slots", slots[n], "-1 or ");
+      if (slots[n] != -1) CheckRange(operation, "slots", slots[n], "-1 or ");
     }
   }
 
  private:
+  // The name of a method in an error message, put together when it is needed.
+  struct Method {
+    const char* name;
+    operator std::string() const { return std::string("DecodeState::") + name; }
+  };
+
+  template <class Operation>
+  void CheckRange(const Operation& operation, const char* argument, Index slot,
+                  const char* alternative = "") const {
+    KLA_CHECK(slot >= 0 && slot < slots_, operation, argument,
+              std::string(alternative) + "a slot below " + std::to_string(slots_),
+              std::to_string(slot));
+  }
+
   static void CheckDim(const char* name, Index given, Index fixed) {
     KLA_CHECK(
         fixed == kDynamic ? given >= 1 && given <= kMaxHeadDim : given == fixed, "DecodeState",
