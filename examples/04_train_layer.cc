@@ -52,7 +52,7 @@ struct Score {
   float accuracy = 0;  // share of right answers
 };
 
-// y [B, T, D], of which the value columns of the second half count, as logits. Adds dloss / dy.
+// y [B, T, D], of which the value columns of the second half count, as logits. Writes dloss / dy.
 Score Evaluate(const kla::ModelView<const float>& y, const Batch& batch, std::vector<float>& dy) {
   Score score;
   dy.assign(batch.x.size(), 0);

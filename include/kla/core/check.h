@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // core: the run-time error tiers. static_assert is the first tier and needs nothing from here.
-//   KLA_CHECK   in op/ and layer/: bad arguments throw std::invalid_argument, before anything is
-//   written. KLA_DCHECK  in kernels: a broken promise between our own files; compiled out with
-//   NDEBUG.
+//   KLA_CHECK    in views, op/ and layer/: a bad argument throws std::invalid_argument, before
+//                anything is written
+//   KLA_DCHECK   in kernels: a broken promise between our own files; compiled out with NDEBUG
 #ifndef KLA_CORE_CHECK_H_
 #define KLA_CORE_CHECK_H_
 

@@ -14,8 +14,8 @@
 
 namespace kla {
 
-// The published 0.4B model: KlaLayer<Simd, Shape<96, 192>> with {.model_dim = 1536, .num_heads =
-// 12}.
+// The published 0.4B model has layers KlaLayer<Simd, Shape<96, 192>> made from
+//   {.model_dim = 1536, .num_heads = 12}.
 struct KlaLayerConfig {
   Index model_dim = 0;        // D
   Index num_heads = 0;        // H, query/key heads
@@ -25,7 +25,7 @@ struct KlaLayerConfig {
 
   double norm_epsilon = 1e-5;        // of the gated RMSNorm
   double epsilon = 1e-6;             // of the step size and of the L2 norms
-  std::optional<double> scale = {};  // of the query; K^(-1/2) if left out
+  std::optional<double> scale = {};  // of the recurrence's output; K^(-1/2) if left out
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
 

@@ -11,8 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "kla/core/aligned_allocator.h"
 #include "kla/core/check.h"
-#include "kla/layer/buffer.h"
+#include "kla/core/scalar.h"
 #include "kla/layer/config.h"
 
 namespace kla {
@@ -77,8 +78,8 @@ class KlaParameters {
   void SetZero() { std::fill(storage_.begin(), storage_.end(), T(0)); }
 
   // Linear maps and convolutions U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases 0, norm weight 1,
-  // A_log = ln U(0, 16), dt_bias = softplus^-1(dt) with dt log-uniform in [1e-3, 0.1]. The same
-  // numbers for a seed on every platform.
+  // A_log = ln U(0, 16), dt_bias = softplus^-1(dt) with dt log-uniform in [1e-3, 0.1]. For one seed
+  // the same numbers on every platform, up to the last bit of its log and pow.
   void Initialize(std::mt19937_64& random) {
     for (const auto& [name, shape, values] : tensors()) {
       const double bound = 1 / std::sqrt(static_cast<double>(shape.back()));
@@ -86,7 +87,7 @@ class KlaParameters {
         if (name == "A_log") {
           value = T(std::log(std::max(16 * Uniform(random), 1e-4)));
         } else if (name == "dt_bias") {
-          const double dt = std::max(1e-3 * std::pow(100.0, Uniform(random)), 1e-4);
+          const double dt = 1e-3 * std::pow(100.0, Uniform(random));
           value = T(dt + std::log(-std::expm1(-dt)));
         } else if (name == "o_norm.weight") {
           value = T(1);

@@ -8,8 +8,9 @@
 // Row vectors such as b multiply row by row: b X is diag(b) X. * is the product element by element.
 //
 // Forward. Write the state after token i as S_i = gamma_i S + sum_{j<=i} D_ij k_j v'_j^T, which
-// defines the pseudo-values v'. The recurrence gives v'_i = b_i (v_i - gamma_i S^T k_i - sum_{j<i}
-// D_ij (k_i.k_j) v'_j):
+// defines the pseudo-values v'. The recurrence gives
+//   v'_i = b_i (v_i - gamma_i S^T k_i - sum_{j<i} D_ij (k_i.k_j) v'_j),
+// or, for the whole chunk,
 //   A  = StrictLower(b (K K^T * D))            [C, C]
 //   V' = (I + A)^-1 b (V - gamma (K S))        [C, V]
 //   P  = s Lower(Q K^T * D)                    [C, C]   with the diagonal

@@ -5,9 +5,12 @@
 //   S <- a S + b k~ (v~ - a S^T k~)^T,   k~ = r k,   v~ = r_v v
 //   k raw:                 r_v = r,  b = Beta(eta, n) (n + eps)          (Kla: b = eta)
 //   k normalised (Gdn):    r_v = 1,  b = Beta(eta, n r^2)                (Gdn: b = eta)
-// exactly, k = 0 included (with eps = 0 as well: then r = 0). Keys of length at most 1 keep the
-// triangular systems of the chunk form well conditioned: with raw keys of log-normal length the
-// inverses reach 6 to 38, with unit keys 1.
+// exactly, k = 0 included. Keys of length at most 1 keep the triangular systems of the chunk form
+// well conditioned: with raw keys of log-normal length the inverses reach 6 to 38, with unit
+// keys 1.
+//
+// With eps = 0 a key k = 0 has r = 0, so that it writes nothing and its gradient counts as 0, and
+// r v must fit the type of v: let eps be positive unless |k| is known to stay away from 0.
 //
 // These scalars are computed in Wide<T>, so that |k|^2 of float inputs cannot overflow.
 #ifndef KLA_MATH_UNIT_KEY_H_

@@ -19,7 +19,8 @@ namespace kla {
 
 // Gradients with respect to everything that ChunkForward reads, given those of what it writes. The
 // first block repeats ChunkForward's arguments; outputs of ChunkForward are not needed.
-// dq and dk of a key head are summed over the HV / H value heads that read it.
+// dq and dk of a key head are summed over the HV / H value heads that read it. Formulas:
+// math/chunk_form.h. Where g <= -1000 the decay is 0 whatever g is, and so is dg.
 template <class T, class State = Accumulator<T>>
 struct ChunkBackwardArgs {
   KeyView<const T> q;                  // [B, T, H, K]
@@ -41,7 +42,7 @@ struct ChunkBackwardArgs {
   // As written by ChunkForward; recomputed from the inputs if left out.
   ChunkStateView<const Accumulator<T>> chunk_states = {};
 
-  IndexList cu_seqlens = {};
+  IndexList cu_seqlens = {};  // these four as given to ChunkForward
   std::optional<double> scale = {};
   double epsilon = 1e-6;
   HeadGrouping grouping = HeadGrouping::kInterleaved;

@@ -17,30 +17,35 @@
 
 namespace kla {
 
-// Per value head, in natural-log decay and with n = |k_t|^2:
-//   S <- exp(g_t) S + beta_t k_t (v_t - exp(g_t) S^T k_t)^T,   beta_t = StepSize::Beta(eta_t, n,
-//   eps) o_t = scale S^T q_t
+// For each token t of a value head, with n = |k_t|^2 and S [K, V] its state:
+//   S   <- exp(g_t) S + beta_t k_t (v_t - exp(g_t) S^T k_t)^T
+//   o_t  = scale S^T q_t                       beta_t = StepSize::Beta(eta_t, n, epsilon)
+// q_t and k_t are L2-normalised first where StepSize says so (math/step_size.h).
+// Zou, Ren, Liu: Kaczmarz Linear Attention, arXiv:2605.08587; math/chunk_form.h derives the form in
+// chunks of tokens, in which it is computed.
+//
 // T is float, double, bfloat16, float16 or, with Reference, a scalar of yours. Gates are in
-// Accumulator<T>, states in State.
+// Accumulator<T>, states in State. A bare {...} passed to ChunkForward means T = float; write
+// ChunkForwardArgs<bfloat16>{...} for another.
 template <class T, class State = Accumulator<T>>
 struct ChunkForwardArgs {
   KeyView<const T> q;                  // [B, T, H, K]
   KeyView<const T> k;                  // [B, T, H, K]
   ValueView<const T> v;                // [B, T, HV, V], HV a multiple of H
-  GateView<const Accumulator<T>> g;    // [B, T, HV] log decay, <= 0, -infinity allowed
-  GateView<const Accumulator<T>> eta;  // [B, T, HV]
+  GateView<const Accumulator<T>> g;    // [B, T, HV] natural log of the decay, -infinity to 0
+  GateView<const Accumulator<T>> eta;  // [B, T, HV] step; within (0, 1) in the paper's models
   ValueView<T> o;                      // [B, T, HV, V], written
 
   StateRef<const State> initial_state = {};  // [N, HV, K, V] or [N, HV, V, K]; zero if left out
   StateRef<State> final_state = {};  // likewise, written unless left out; may be initial_state
-  // The state that enters each chunk, [NT, HV, K, V] with NT = ChunkCount(...) chunks of
-  // kChunkLength tokens: written unless left out. ChunkBackward takes it to save recomputing the
-  // states.
+  // The state that enters each chunk: written unless left out. ChunkBackward takes it to save
+  // recomputing the states. [NT, HV, K, V], sequence after sequence, with NT = ChunkCount(
+  // cu_seqlens, B, T, C) chunks (op/problem.h) of C = kChunkLength<Backend, Shape, T> tokens.
   ChunkStateView<Accumulator<T>> chunk_states = {};
 
   IndexList cu_seqlens = {};         // [N + 1], packs N sequences into one batch row
   std::optional<double> scale = {};  // K^(-1/2) if left out
-  double epsilon = 1e-6;             // of the step size and of the L2 norms
+  double epsilon = 1e-6;             // >= 0, added to |k|^2 in the step size and the L2 norms
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
 

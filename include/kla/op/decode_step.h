@@ -19,15 +19,17 @@
 
 namespace kla {
 
-// The recurrence of ChunkForward, with the states in a pool. T tokens are applied one after the
-// other in one walk over the state: 1 in generation, a few when verifying a draft.
+// The recurrence of ChunkForward, with the states in a pool. The T tokens of a sequence (here T is
+// the axis, in <T> the element type) are applied one after the other in one walk over the state: 1
+// in generation, a few when verifying a draft. A bare {...} passed to DecodeStep means float
+// elements; write DecodeStepArgs<bfloat16>{...} for others.
 template <class T>
 struct DecodeStepArgs {
   KeyView<const T> q;                  // [B, T, H, K]
   KeyView<const T> k;                  // [B, T, H, K]
   ValueView<const T> v;                // [B, T, HV, V], HV a multiple of H
-  GateView<const Accumulator<T>> g;    // [B, T, HV] log decay, <= 0, -infinity allowed
-  GateView<const Accumulator<T>> eta;  // [B, T, HV]
+  GateView<const Accumulator<T>> g;    // [B, T, HV] natural log of the decay, -infinity to 0
+  GateView<const Accumulator<T>> eta;  // [B, T, HV] step; within (0, 1) in the paper's models
   ValueView<T> o;                      // [B, T, HV, V], written
 
   // [N]: the slot that holds the state of sequence n; -1 skips the sequence, whose o is then left
@@ -36,7 +38,7 @@ struct DecodeStepArgs {
 
   IndexList cu_seqlens = {};         // [N + 1], packs N sequences into one batch row
   std::optional<double> scale = {};  // K^(-1/2) if left out
-  double epsilon = 1e-6;
+  double epsilon = 1e-6;             // >= 0, added to |k|^2 in the step size and the L2 norms
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
 
@@ -46,7 +48,8 @@ struct DecodeStepOp {
 };
 
 // Throws std::invalid_argument, before anything is written, for a null or wrongly shaped argument,
-// an output that overlaps an input, bad cu_seqlens, or a slot that is out of range or named twice.
+// an output that overlaps an input, bad cu_seqlens, a state of other sizes, or a slot that is out
+// of range or named twice.
 template <class Backend, HeadShape Shape, StepSizePolicy StepSize = Kla, class T = float,
           class State = Accumulator<T>, Executor Exec = Serial>
 void DecodeStep(const DecodeStepArgs<T>& args, DecodeState<Backend, Shape, State>& state,
