@@ -5,6 +5,7 @@
 #   add_subdirectory  with the source folder
 #   fetch_content     with FetchContent and SOURCE_DIR
 #   readme            the example of README.md, after an install into a fresh prefix
+#   cuda_component    kla::cuda alone, after an install into a fresh prefix
 # cmake -D WAY=... -D SOURCE_DIR=... -D BINARY_DIR=... -D WORK_DIR=... -D COMPILER=...
 #       -D GENERATOR=... -P consume.cmake
 
@@ -45,7 +46,12 @@ if(WAY STREQUAL "readme")
   set(project "${CMAKE_CURRENT_LIST_DIR}/../find_package/CMakeLists.txt")
 endif()
 
-if(WAY STREQUAL "find_package" OR WAY STREQUAL "readme")
+if(WAY STREQUAL "cuda_component")
+  file(WRITE "${WORK_DIR}/project/main.cc" "int main() {}\n")
+  set(sources "")
+endif()
+
+if(WAY MATCHES "find_package|readme|cuda_component")
   run(${CMAKE_COMMAND} --install "${BINARY_DIR}" --prefix "${WORK_DIR}/prefix")
   set(options -D CMAKE_PREFIX_PATH=${WORK_DIR}/prefix)
 endif()
