@@ -91,6 +91,19 @@ TEST(SequenceTest, ChunksAreCountedSequenceBySequence) {
   EXPECT_EQ(ChunkCount({}, 3, 0, 16), 0);
 }
 
+struct AnyBackend {};
+
+TEST(SequenceTest, ChunkStartsAreChunksBeforeOfEverySequence) {
+  const std::vector<std::int64_t> packed = {0, 16, 16, 33, 34};
+  for (const IndexList& offsets : {IndexList(packed), IndexList()}) {
+    Problem problem = {};
+    problem.tokens = 34;
+    problem.sequences = 4;
+    const ChunkStarts<AnyBackend> starts(offsets, problem, 16);
+    for (Index n = 0; n < 4; ++n) EXPECT_EQ(starts[n], ChunksBefore(offsets, 34, n, 16));
+  }
+}
+
 Problem HeadsOnly(Index key_heads, Index value_heads, HeadGrouping grouping) {
   return {.batch = 1,
           .tokens = 1,

@@ -4,7 +4,9 @@
 #define KLA_OP_PROBLEM_H_
 
 #include <cmath>
+#include <vector>
 
+#include "kla/core/aligned_allocator.h"
 #include "kla/core/layout.h"
 #include "kla/core/scalar.h"
 #include "kla/core/view.h"
@@ -66,6 +68,31 @@ inline Index ChunksBefore(const IndexList& cu_seqlens, Index tokens, Index n, In
 inline Index ChunkCount(const IndexList& cu_seqlens, Index batch, Index tokens, Index chunk) {
   return ChunksBefore(cu_seqlens, tokens, SequenceCount(cu_seqlens, batch), chunk);
 }
+
+// ChunksBefore of every sequence, counted once: kernels ask for it head by head, and with thousands
+// of packed sequences the sums would take longer than the work.
+// Owner keeps the code of two backends' containers apart, as KLA_ALWAYS_INLINE explains.
+template <class Owner>
+class ChunkStarts {
+ public:
+  ChunkStarts(const IndexList& cu_seqlens, const Problem& problem, Index chunk)
+      : each_((problem.tokens + chunk - 1) / chunk) {
+    if (cu_seqlens.is_null()) return;
+    starts_.reserve(static_cast<std::size_t>(problem.sequences));
+    Index count = 0;
+    for (Index n = 0; n < problem.sequences; ++n) {
+      starts_.push_back(count);
+      count += (SequenceAt(cu_seqlens, problem.tokens, n).length + chunk - 1) / chunk;
+    }
+  }
+  Index operator[](Index n) const {
+    return starts_.empty() ? n * each_ : starts_[static_cast<std::size_t>(n)];
+  }
+
+ private:
+  Index each_;
+  std::vector<Index, internal::CacheAlignedAllocator<Index, Owner>> starts_;
+};
 
 }  // namespace kla
 

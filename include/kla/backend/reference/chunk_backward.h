@@ -24,13 +24,14 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
   template <class Executor>
   static void Run(const ChunkBackwardArgs<T, State>& args, const Executor& executor) {
     const Problem problem = MakeProblem(args);
+    const ChunkStarts<Reference> starts(args.cu_seqlens, problem, kChunk);
     executor.ParallelFor(problem.sequences * problem.key_heads, [&](Index task) {
       const Index n = task / problem.key_heads, key_head = task % problem.key_heads;
       const SequenceSpan span = SequenceAt(args.cu_seqlens, problem.tokens, n);
       // Summed over the value heads that read this key head.
       Matrix dq(span.length, problem.key_dim), dk(span.length, problem.key_dim);
       for (Index i = 0; i < problem.GroupSize(); ++i) {
-        RunHead(args, problem, n, problem.ValueHeadOf(key_head, i), dq, dk);
+        RunHead(args, problem, n, problem.ValueHeadOf(key_head, i), starts[n], dq, dk);
       }
       for (Index i = 0; i < span.length; ++i) {
         T* dq_row = args.dq.Row(span.batch, span.begin + i, key_head);
@@ -51,10 +52,10 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
   }
 
   static void RunHead(const ChunkBackwardArgs<T, State>& args, const Problem& problem, Index n,
-                      Index head, Matrix& dq, Matrix& dk) {
+                      Index head, Index first_chunk, Matrix& dq, Matrix& dk) {
     const SequenceSpan span = SequenceAt(args.cu_seqlens, problem.tokens, n);
     const Index chunk_count = (span.length + kChunk - 1) / kChunk;
-    std::vector<Matrix> states = EnteringStates(args, problem, n, head, chunk_count);
+    std::vector<Matrix> states = EnteringStates(args, problem, n, head, first_chunk, chunk_count);
     auto d_state =
         reference::LoadState<R>(args.d_final_state, n, head, problem.key_dim, problem.value_dim);
     for (Index chunk = chunk_count; chunk-- > 0;) {
@@ -68,9 +69,8 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
 
   static std::vector<Matrix> EnteringStates(const ChunkBackwardArgs<T, State>& args,
                                             const Problem& problem, Index n, Index head,
-                                            Index chunk_count) {
+                                            Index first_chunk, Index chunk_count) {
     const SequenceSpan span = SequenceAt(args.cu_seqlens, problem.tokens, n);
-    const Index first = ChunksBefore(args.cu_seqlens, problem.tokens, n, kChunk);
     auto state =
         reference::LoadState<R>(args.initial_state, n, head, problem.key_dim, problem.value_dim);
     std::vector<Matrix> states;
@@ -80,7 +80,8 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
         MakeTerms(args, problem, span, chunk * kChunk, head, state).Advance(state);
       } else {
         for (Index i = 0; i < state.rows; ++i) {
-          std::copy_n(args.chunk_states.Row(first + chunk, head, i), state.columns, state.Row(i));
+          std::copy_n(args.chunk_states.Row(first_chunk + chunk, head, i), state.columns,
+                      state.Row(i));
         }
         states.push_back(state);
       }

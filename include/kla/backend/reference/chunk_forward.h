@@ -20,16 +20,17 @@ struct Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {
   template <class Executor>
   static void Run(const ChunkForwardArgs<T, State>& args, const Executor& executor) {
     const Problem problem = MakeProblem(args);
+    const ChunkStarts<Reference> starts(args.cu_seqlens, problem, kChunk);
     executor.ParallelFor(problem.sequences * problem.value_heads, [&](Index task) {
-      RunHead(args, problem, task / problem.value_heads, task % problem.value_heads);
+      const Index n = task / problem.value_heads;
+      RunHead(args, problem, n, task % problem.value_heads, starts[n]);
     });
   }
 
  private:
   static void RunHead(const ChunkForwardArgs<T, State>& args, const Problem& problem, Index n,
-                      Index head) {
+                      Index head, Index chunk) {
     const auto [batch, first, length] = SequenceAt(args.cu_seqlens, problem.tokens, n);
-    Index chunk = ChunksBefore(args.cu_seqlens, problem.tokens, n, kChunk);
     auto state =
         reference::LoadState<R>(args.initial_state, n, head, problem.key_dim, problem.value_dim);
     for (Index begin = 0; begin < length; begin += kChunk, ++chunk) {

@@ -3,6 +3,8 @@
 #ifndef KLA_BACKEND_REFERENCE_DECODE_STEP_H_
 #define KLA_BACKEND_REFERENCE_DECODE_STEP_H_
 
+#include <vector>
+
 #include "kla/backend/reference/scaled_rows.h"
 #include "kla/core/backend.h"
 #include "kla/math/recurrence.h"
