@@ -175,6 +175,10 @@ TEST_F(LayerCallErrorsTest, Backward) {
   Expect([&] { layer_.Backward(dy, workspace_, other_gradients); },
          at + "gradients': expected gradients of this layer, [D, H, HV, K, V] = "
               "[20, 2, 2, 16, 24], given [20, 1, 1, 16, 24]");
+  auto own = layer_;
+  Expect([&] { own.Backward(dy, workspace_, own.parameters()); },
+         at + "gradients': expected parameters of their own, as MakeGradients makes them, given "
+              "those of the layer");
 }
 
 TEST_F(LayerCallErrorsTest, Step) {

@@ -11,6 +11,10 @@
 #include "kla/core/scalar.h"
 #include "kla/layer/few_rows.h"
 
+static_assert(
+    EIGEN_VERSION_AT_LEAST(3, 4, 0),
+    "kla: the layer needs Eigen 3.4, whose matrix product it calls; install a newer Eigen");
+
 namespace kla::internal {
 
 // A row-major matrix in somebody else's memory.

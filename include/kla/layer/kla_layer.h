@@ -136,7 +136,7 @@ class KlaLayer {
     const internal::LayerCheck<Backend, Shape> check("KlaLayer::Backward", sizes());
     check.Kept(buffers);
     check.Input("dy", dy, buffers, buffers.x.extents());
-    check.Gradients(gradients);
+    check.Gradients(gradients, parameters_);
 
     const Backwards passes(config_, parameters_, buffers);
     const bool accumulate = mode == GradientMode::kAccumulate;

@@ -4,7 +4,6 @@
 #ifndef KLA_LAYER_LAYER_CHECK_H_
 #define KLA_LAYER_LAYER_CHECK_H_
 
-#include <functional>
 #include <string>
 
 #include "kla/core/check.h"
@@ -92,7 +91,9 @@ class LayerCheck {
   }
 
   template <class T>
-  void Gradients(const KlaParameters<T>& gradients) const {
+  void Gradients(const KlaParameters<T>& gradients, const KlaParameters<T>& parameters) const {
+    KLA_CHECK(&gradients != &parameters, operation_, "gradients",
+              "parameters of their own, as MakeGradients makes them", "those of the layer");
     KLA_CHECK(gradients.sizes() == sizes_, operation_, "gradients",
               "gradients of this layer, [D, H, HV, K, V] = " + Text(sizes_),
               Text(gradients.sizes()));

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "kla/layer/buffer.h"
 #include "kla/layer/config.h"

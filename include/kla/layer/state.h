@@ -4,9 +4,7 @@
 #define KLA_LAYER_STATE_H_
 
 #include <algorithm>
-#include <string>
 
-#include "kla/core/check.h"
 #include "kla/layer/buffer.h"
 #include "kla/layer/config.h"
 #include "kla/layer/workspace.h"
