@@ -101,26 +101,16 @@ TensorList<T> RunTensors(AdamW<T>& optimizer) {
   return list;
 }
 
+// Weights, moments and number of steps. The metadata tells whose they are.
 template <class T>
-void SaveRun(const std::filesystem::path& path, AdamW<T>& optimizer, const Settings& settings,
-             const std::string& text_fingerprint) {
-  SaveSafetensors(path, RunTensors(optimizer),
-                  {{"format", kRunFormat},
-                   {"settings", nlohmann::json(settings).dump()},
-                   {"step", std::to_string(optimizer.step())},
-                   {"text", text_fingerprint}});
+void SaveOptimizer(const std::filesystem::path& path, AdamW<T>& optimizer, Metadata metadata) {
+  metadata["step"] = std::to_string(optimizer.step());
+  SaveSafetensors(path, RunTensors(optimizer), metadata);
 }
 
-// Puts weights, moments and step back into an optimiser whose model was built from the settings in
-// the file.
+// Puts them back into an optimiser over the same parameters.
 template <class T>
-void LoadRun(const std::filesystem::path& path, AdamW<T>& optimizer,
-             const std::string& text_fingerprint) {
-  SafetensorsFile file(path);
-  ReadSettings(file, path, kRunFormat);
-  if (file.Require("text") != text_fingerprint) {
-    throw FileError(path, "was trained on another text; give the same --text to resume");
-  }
+void LoadOptimizer(SafetensorsFile& file, const std::filesystem::path& path, AdamW<T>& optimizer) {
   const std::string& digits = file.Require("step");
   std::int64_t step = -1;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), step);
@@ -129,6 +119,27 @@ void LoadRun(const std::filesystem::path& path, AdamW<T>& optimizer,
   }
   file.ReadAll(RunTensors(optimizer));
   optimizer.set_step(step);
+}
+
+template <class T>
+void SaveRun(const std::filesystem::path& path, AdamW<T>& optimizer, const Settings& settings,
+             const std::string& text_fingerprint) {
+  SaveOptimizer(path, optimizer,
+                {{"format", kRunFormat},
+                 {"settings", nlohmann::json(settings).dump()},
+                 {"text", text_fingerprint}});
+}
+
+// The same for an optimiser whose model was built from the settings in the file.
+template <class T>
+void LoadRun(const std::filesystem::path& path, AdamW<T>& optimizer,
+             const std::string& text_fingerprint) {
+  SafetensorsFile file(path);
+  ReadSettings(file, path, kRunFormat);
+  if (file.Require("text") != text_fingerprint) {
+    throw FileError(path, "was trained on another text; give the same --text to resume");
+  }
+  LoadOptimizer(file, path, optimizer);
 }
 
 }  // namespace lm

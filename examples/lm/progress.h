@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 namespace lm {
 
@@ -29,13 +30,14 @@ class Progress {
   using Clock = std::chrono::steady_clock;
 
   Progress(std::int64_t first_step, std::int64_t steps, std::int64_t tokens_per_step,
-           std::FILE* out, double quiet_interval = 15.0)
+           std::FILE* out, double quiet_interval = 15.0, std::string unit = "byte")
       : first_step_(first_step),
         steps_(steps),
         tokens_per_step_(tokens_per_step),
         terminal_(out != nullptr && ::isatty(::fileno(out)) != 0),
         interval_(terminal_ ? 0.1 : quiet_interval),
         out_(out),
+        unit_(std::move(unit)),
         start_(Clock::now()),
         last_drawn_(start_) {}
 
@@ -69,9 +71,9 @@ class Progress {
     const double per_step =
         seconds() / static_cast<double>(std::max<std::int64_t>(1, done - first_step_));
     const auto filled = static_cast<std::size_t>(share * kWidth);
-    return fmt::format("[{}{}] {}/{}  loss {:.4f}  {:.3f} bits/byte  {:.0f} tokens/s  {} left",
+    return fmt::format("[{}{}] {}/{}  loss {:.4f}  {:.3f} bits/{}  {:.0f} tokens/s  {} left",
                        std::string(filled, '#'), std::string(kWidth - filled, '.'), done, steps_,
-                       mean_, mean_ / std::log(2.0), tokens_per_second(done),
+                       mean_, mean_ / std::log(2.0), unit_, tokens_per_second(done),
                        FormatDuration(per_step * static_cast<double>(steps_ - done)));
   }
 
@@ -83,6 +85,7 @@ class Progress {
   bool terminal_;
   double interval_;
   std::FILE* out_;
+  std::string unit_;  // what one label stands for
   Clock::time_point start_, last_drawn_;
   double mean_ = std::nan("");
 };
