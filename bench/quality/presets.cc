@@ -39,17 +39,17 @@ RunSettings Paper(const std::string& task) {
 // can be: what is left of them at 8 times the length is what the comparison is about.
 RunSettings Small(const std::string& task) {
   RunSettings s;
-  s.preset = "small", s.task = task, s.test_sequences = 512;
-  s.model_dim = 64, s.hidden_dim = 128, s.learning_rate = 2e-3;
-  s.time = 128, s.batch = 16, s.steps = 4000, s.warmup = 200;
+  s.preset = "small", s.task = task, s.test_sequences = 256;
+  s.model_dim = 64, s.hidden_dim = 128, s.time = 128, s.batch = 16, s.steps = 3000, s.warmup = 150;
   if (task == "mqar") s.vocabulary = 256, s.pairs = 32;
-  if (task == "sniah") s.vocabulary = 128, s.pairs = 1, s.steps = 2000;
+  if (task == "sniah") s.vocabulary = 128, s.pairs = 1, s.test_sequences = 512;
   if (task == "palindrome") s.vocabulary = 128, s.time = 64, s.batch = 32;
   if (task == "stack") s.vocabulary = 128, s.pairs = 16;
-  s.test_lengths = Doubled(s.time, 4);
+  s.test_lengths = Doubled(s.time, 5);
   if (task == "text") {
     s.vocabulary = 256, s.time = 1024, s.test_lengths = Doubled(1024, 7), s.test_sequences = 2;
-    s.model_dim = 128, s.hidden_dim = 384, s.batch = 2, s.steps = 1500, s.warmup = 100;
+    s.model_dim = 128, s.hidden_dim = 384, s.batch = 2, s.steps = 1500;
+    s.learning_rate = 4e-3;
   }
   return s;
 }
