@@ -6,6 +6,7 @@
 #define KLA_TESTS_BACKEND_CUDA_CHUNK_DEVICE_CUH_
 
 #include <type_traits>
+#include <vector>
 
 #include "kla/backend/cuda/chunk.cuh"
 #include "kla/backend/cuda/device_memory.cuh"
@@ -151,6 +152,70 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, test::ChunksFromHost<Backend>
   }
 };
 
+namespace test {
+
+// Sequences so long for their few heads that a card cuts them into segments.
+inline std::vector<Case> SegmentCases() {
+  return {{.name = "long", .tokens = 4500, .key_heads = 1, .value_heads = 2},
+          {.name = "long_packed",
+           .tokens = 5000,
+           .cu_seqlens = {0, 70, 70, 4700, 5000},
+           .transposed_state = true},
+          {.name = "long_without_states", .tokens = 4480, .initial_state = false},
+          {.name = "long_no_decay", .tokens = 4500, .inputs = Inputs::kNoDecay}};
+}
+
+template <class C>
+class SegmentsForwardTest : public ChunkForwardTest<C> {};
+template <class C>
+class SegmentsBackwardTest : public ChunkBackwardTest<C> {};
+TYPED_TEST_SUITE_P(SegmentsForwardTest);
+TYPED_TEST_SUITE_P(SegmentsBackwardTest);
+
+TYPED_TEST_P(SegmentsForwardTest, MatchesOracle) {
+  std::uint64_t seed = 300;
+  for (const Case& c : SegmentCases()) this->ExpectMatchesOracle(c, ++seed);
+}
+TYPED_TEST_P(SegmentsBackwardTest, MatchesReference) {
+  std::uint64_t seed = 400;
+  for (const Case& c : SegmentCases()) this->ExpectMatchesReference(c, ++seed);
+}
+TYPED_TEST_P(SegmentsForwardTest, AreTaken) {
+  const auto tiles = [](Index size) { return (size + 63) / 64; };
+  const Index value_tiles = tiles(TypeParam::kValueDim), key_tiles = tiles(TypeParam::kKeyDim);
+  EXPECT_GT(device::SegmentCount({.chunks = 71,
+                                  .longest = 71,
+                                  .columns = 2 * value_tiles,
+                                  .map_columns = 2 * (value_tiles + key_tiles),
+                                  .processors = device::CurrentCard().processors}),
+            1);
+}
+// Equal bits from run to run: what one block leaves for another was there.
+TYPED_TEST_P(SegmentsBackwardTest, SameBitsEachTime) {
+  const Case c = SegmentCases().front();
+  const Given<TypeParam> given(c, 17);
+  const auto forward = RunForward<TypeParam>(c, given.tensors);
+  const auto backward = RunBackward<TypeParam>(c, given.tensors);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_TRUE(RunForward<TypeParam>(c, given.tensors).o.SameBits(forward.o));
+    const auto again = RunBackward<TypeParam>(c, given.tensors);
+    EXPECT_TRUE(again.dq.SameBits(backward.dq));
+    EXPECT_TRUE(again.dk.SameBits(backward.dk));
+    EXPECT_TRUE(again.dv.SameBits(backward.dv));
+    EXPECT_TRUE(again.dg.SameBits(backward.dg));
+  }
+}
+REGISTER_TYPED_TEST_SUITE_P(SegmentsForwardTest, MatchesOracle, AreTaken);
+REGISTER_TYPED_TEST_SUITE_P(SegmentsBackwardTest, MatchesReference, SameBitsEachTime);
+
+}  // namespace test
 }  // namespace kla
+
+// The suites over one configuration.
+#define KLA_INSTANTIATE_CHUNK_SUITES(Configs)                                     \
+  INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkForwardTest, Configs, ConfigName);    \
+  INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, SegmentsForwardTest, Configs, ConfigName); \
+  INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkBackwardTest, Configs, ConfigName);   \
+  INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, SegmentsBackwardTest, Configs, ConfigName)
 
 #endif  // KLA_TESTS_BACKEND_CUDA_CHUNK_DEVICE_CUH_

@@ -8,7 +8,7 @@
 #include <new>
 #include <string_view>
 
-#include "kla/backend/cuda/chunk_plan.h"
+#include "kla/backend/cuda/chunk_run.h"
 #include "kla/core/kernel.h"
 #include "support/tolerance.h"
 
@@ -31,10 +31,15 @@ class PoisonedMemory {
   std::unique_ptr<std::byte, Free> data_;
 };
 
-// Runs the blocks of a kernel as tasks of an executor.
-template <class Executor>
+// Runs the blocks of a kernel as tasks of an executor, as on a card with kSharedBytes of shared
+// memory for a block, which picks the kernels, and with sequences cut into `segments`.
+template <class Executor, int kSharedBytes>
 struct BlocksOnHost {
+  using Limits = device::SharedLimits<kSharedBytes>;
   const Executor& executor;
+  int segments;
+
+  device::Card card() const { return {132, kSharedBytes, segments}; }
 
   template <class Body>
   void Launch(const char* /*step*/, const Body& body, Index blocks) const {
@@ -46,16 +51,21 @@ struct BlocksOnHost {
   }
 };
 
-// kTerms: 16-bit terms of the operands (tile_layout.h).
-template <int kTerms>
+// kTerms: 16-bit terms of the operands (tile_layout.h). kSegments: into which every sequence is
+// cut, however short.
+template <int kTerms, int kSharedBytes = device::kSharedOf90, int kSegments = 1>
 struct CudaOnHost {
   static constexpr std::string_view kName = kTerms == 1   ? "CudaOnHost1"
                                             : kTerms == 2 ? "CudaOnHost2"
                                                           : "CudaOnHost3";
+  template <class Executor>
+  static BlocksOnHost<Executor, kSharedBytes> LauncherOn(const Executor& executor) {
+    return {executor, kSegments};
+  }
 };
 
-template <int kTerms, class T>
-constexpr double kOperandRoundoff<CudaOnHost<kTerms>, T> =
+template <int kTerms, int kSharedBytes, int kSegments, class T>
+constexpr double kOperandRoundoff<CudaOnHost<kTerms, kSharedBytes, kSegments>, T> =
     kTerms == 1   ? kRoundoff<tile::OperandElement<T>>
     : kTerms == 2 ? 0x1p-17
                   : 0x1p-24;
@@ -64,25 +74,32 @@ constexpr double kOperandRoundoff<CudaOnHost<kTerms>, T> =
 
 namespace kla {
 
-template <class StepSize, class T, class State, int kTerms, class Shape>
-struct Kernel<ChunkForwardOp<StepSize, T, State>, test::CudaOnHost<kTerms>, Shape> {
+template <class StepSize, class T, class State, int kTerms, int kSharedBytes, int kSegments,
+          class Shape>
+struct Kernel<ChunkForwardOp<StepSize, T, State>, test::CudaOnHost<kTerms, kSharedBytes, kSegments>,
+              Shape> {
   template <class Executor>
   static void Run(const ChunkForwardArgs<T, State>& args, const Executor& executor) {
     using C = device::ChunkConfig<StepSize, T, State, Shape, kTerms>;
-    const test::PoisonedMemory workspace(device::ForwardBytes<C>(args));
-    device::RunChunkForward<C>(args, test::BlocksOnHost<Executor>{executor}, workspace.data(),
-                               device::ForwardBytes<C>(args));
+    const auto launcher = test::CudaOnHost<kTerms, kSharedBytes, kSegments>::LauncherOn(executor);
+    const auto bytes = device::ForwardBytes<C>(args, launcher.card());
+    const test::PoisonedMemory workspace(bytes);
+    device::RunChunkForward<C>(args, launcher, workspace.data(), bytes);
   }
 };
 
-template <class StepSize, class T, class State, int kTerms, class Shape>
-struct Kernel<ChunkBackwardOp<StepSize, T, State>, test::CudaOnHost<kTerms>, Shape> {
+template <class StepSize, class T, class State, int kTerms, int kSharedBytes, int kSegments,
+          class Shape>
+struct Kernel<ChunkBackwardOp<StepSize, T, State>,
+              test::CudaOnHost<kTerms, kSharedBytes, kSegments>, Shape> {
   template <class Executor>
   static void Run(const ChunkBackwardArgs<T, State>& args, const Executor& executor) {
     using C = device::ChunkConfig<StepSize, T, State, Shape, kTerms>;
-    const test::PoisonedMemory workspace(device::BackwardBytes<C>(args));
-    device::RunChunkBackward<C>(args, test::BlocksOnHost<Executor>{executor}, workspace.data(),
-                                device::BackwardBytes<C>(args));
+    const auto launcher = test::CudaOnHost<kTerms, kSharedBytes, kSegments>::LauncherOn(executor);
+    using Limits = typename std::decay_t<decltype(launcher)>::Limits;
+    const auto bytes = device::BackwardBytes<C, Limits>(args, launcher.card());
+    const test::PoisonedMemory workspace(bytes);
+    device::RunChunkBackward<C>(args, launcher, workspace.data(), bytes);
   }
 };
 

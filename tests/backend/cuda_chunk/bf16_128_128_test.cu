@@ -4,7 +4,6 @@
 namespace kla::test {
 
 using Configs = ::testing::Types<Config<ChunksFromHost<Cuda>, bfloat16, 128, 128>>;
-INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkForwardTest, Configs, ConfigName);
-INSTANTIATE_TYPED_TEST_SUITE_P(Cuda, ChunkBackwardTest, Configs, ConfigName);
+KLA_INSTANTIATE_CHUNK_SUITES(Configs);
 
 }  // namespace kla::test

@@ -12,7 +12,7 @@
 #define KLA_BACKEND_CUDA_CHUNK_CUH_
 
 #include "kla/backend/cuda/chunk_launch.cuh"
-#include "kla/backend/cuda/chunk_plan.h"
+#include "kla/backend/cuda/chunk_run.h"
 #include "kla/backend/cuda/cuda.h"
 #include "kla/backend/cuda/executor.cuh"
 #include "kla/core/kernel.h"
@@ -46,16 +46,19 @@ struct ChunkConfigOf {
 
 }  // namespace device
 
-// Bytes of workspace that a call with these arguments needs; nothing is read through the pointers.
+// Bytes of workspace that a call with these arguments needs on the current device; nothing is read
+// through the pointers.
 template <class Backend, class Shape, class StepSize = Kla, class T, class State>
 std::size_t ChunkForwardWorkspaceBytes(const ChunkForwardArgs<T, State>& args) {
   return device::ForwardBytes<
-      typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type>(args);
+      typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type>(
+      args, device::CurrentCard());
 }
 template <class Backend, class Shape, class StepSize = Kla, class T, class State>
 std::size_t ChunkBackwardWorkspaceBytes(const ChunkBackwardArgs<T, State>& args) {
   return device::BackwardBytes<
-      typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type>(args);
+      typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type,
+      device::TileLauncher::Limits>(args, device::CurrentCard());
 }
 
 template <class StepSize, class T, class State, ChunkBackend Backend, class Shape>

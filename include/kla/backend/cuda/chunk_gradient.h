@@ -21,13 +21,13 @@ namespace kla::device {
 //   dG  = b <R, K~> + <I_q, Q~> - <F, K~> + (row - column sums of Y * P + dA * b B)
 //   dG_last += sum <F, K~> + gamma_C <S, dS+>
 // Group 0 makes Y and X, group 1 dA and M; then each takes half of the columns of K.
-template <class C>
+template <class C, class Room>
 struct ChunkGradients {
   static constexpr int kGroups = 2, kThreads = 256, kBlocksPerSm = 1;
   using T = typename C::T;
   using E = typename C::E;
   using Square = typename C::SquareTile;
-  using Layout = GradientLayout<C>;
+  using Layout = GradientLayout<C, Room>;
   using Shared = typename Layout::Shared;
   using Sums = typename Layout::Sums;
   using PassTile = typename Layout::PassTile;
@@ -54,20 +54,21 @@ struct ChunkGradients {
     const Index chunk = block.index() / heads.key_heads, head = block.index() % heads.key_heads;
     const ChunkSpan span = map.SpanOf(map.SequenceOf(chunk), chunk);
     const int steps = static_cast<int>(heads.GroupSize()) * kPasses * C::kValueTiles;
-    Sums& total = SumsOf(block, shared);
-    block.Copy(reinterpret_cast<float*>(&shared.norms),
+    block.Copy(reinterpret_cast<float*>(&shared.small.norms),
                reinterpret_cast<const float*>(in.norms + block.index()), sizeof(ChunkNorms));
-    block.ForEach(kChunkRows, [&](int i) { shared.norm2_gradient[i] = 0.0; });
+    block.ForEach(kChunkRows, [&](int i) { shared.small.norm2_gradient[i] = 0.0; });
+    block.PrepareArrival(shared.small.arrivals, kStages);
     LoadValues(block, shared, span, head, 0);
     LoadStep(block, shared, span, chunk, head, 0);
     for (int step = 0; step < steps; step += C::kValueTiles) {
       const int pass = step / C::kValueTiles % kPasses;
       const Index member = step / (C::kValueTiles * kPasses);
       const Index value_head = heads.ValueHeadOf(head, member);
-      Pass(block, shared, total, span, chunk, head, step, steps, member == 0);
+      Pass(block, shared, span, chunk, head, step, steps, member == 0);
       if (pass == kPasses - 1) {
-        Gates(block, shared, shared.stages[(step + C::kValueTiles - 1) % kStages].squares,
-              shared.scalars[member % 2], span, value_head);
+        auto& squares = shared.stages[(step + C::kValueTiles - 1) % kStages].squares;
+        FinishGates<C>(block, *this, shared, squares, DotsOf(shared, squares),
+                       shared.small.scalars[member % 2], span, value_head);
       }
       // Not before the gates have been read from where it goes.
       const int next = step + C::kValueTiles;
@@ -76,7 +77,7 @@ struct ChunkGradients {
         LoadStep(block, shared, span, chunk, head, next);
       }
     }
-    FinishRows<C>(block, *this, shared, total, span, head);
+    FinishRows<C, Layout>(block, *this, shared, SumsOf(block, shared), span, head);
   }
 
  private:
@@ -96,7 +97,7 @@ struct ChunkGradients {
     if constexpr (kPasses == 1) {
       return squares;
     } else {
-      return shared;
+      return shared.small;
     }
   }
 
@@ -110,21 +111,28 @@ struct ChunkGradients {
     const Index saved = index * C::kValueTiles + panel;
     const int pass_column = pass * kPass;
     auto& panels = shared.stages[step % kStages].panels;
-    if (panel == 0 && (step == 0 || kPasses > 1)) {
+    tile::Arrival& arrival = shared.small.arrivals[step % kStages];
+    const bool new_keys = panel == 0 && (step == 0 || kPasses > 1);
+    const bool new_scalars = panel == 0 && pass == 0;
+    block.Expect(arrival, 2 * Square::kBytes +
+                              (new_keys ? 4 : 2) * Layout::ColumnBytes(pass_column) +
+                              (new_scalars ? static_cast<int>(sizeof(GradientScalars)) : 0));
+    if (new_keys) {
       const Index keys = block.index() * C::KeyTile::kSize;
-      Layout::CopyColumns(block, shared.keys, in.keys + keys, pass_column);
-      Layout::CopyColumns(block, shared.queries, in.queries + keys, pass_column);
+      Layout::CopyColumns(block, arrival, shared.keys, in.keys + keys, pass_column);
+      Layout::CopyColumns(block, arrival, shared.queries, in.queries + keys, pass_column);
     }
-    if (panel == 0 && pass == 0) {
+    if (new_scalars) {
       const int member = step / (C::kValueTiles * kPasses);
       const GradientScalars* from = in.scalars + index;
-      block.CopyAsync(reinterpret_cast<float*>(&shared.scalars[member % 2]),
-                      reinterpret_cast<const float*>(from), sizeof(GradientScalars));
+      block.CopyBulk(arrival, reinterpret_cast<float*>(&shared.small.scalars[member % 2]),
+                     reinterpret_cast<const float*>(from), sizeof(GradientScalars));
     }
-    block.CopyAsync(panels.z, z + saved * Square::kSize, Square::kBytes);
-    block.CopyAsync(panels.pseudo, pseudo_values + saved * Square::kSize, Square::kBytes);
-    Layout::CopyColumns(block, panels.states, states + saved * C::KeyTile::kSize, pass_column);
-    Layout::CopyColumns(block, panels.d_states, d_states + saved * C::KeyTile::kSize, pass_column);
+    block.CopyBulk(arrival, panels.z, z + saved * Square::kSize, Square::kBytes);
+    block.CopyBulk(arrival, panels.pseudo, pseudo_values + saved * Square::kSize, Square::kBytes);
+    const Index state = saved * C::KeyTile::kSize;
+    Layout::CopyColumns(block, arrival, panels.states, states + state, pass_column);
+    Layout::CopyColumns(block, arrival, panels.d_states, d_states + state, pass_column);
     tile::LoadRows(block, Square{panels.d_o},
                    d_o.At(span.batch, span.begin, value_head) + panel * 64, d_o.time, d_o.aligned,
                    span.count, C::kValueDim - panel * 64);
@@ -144,13 +152,13 @@ struct ChunkGradients {
 
   // Columns [pass * kPass, ...) of K: adds to dq~ and dk~, and its part of <S, dS+>.
   template <class Block>
-  KLA_TILE_FUNCTION void Pass(const Block& block, Shared& shared, Sums& total,
-                              const ChunkSpan& span, Index chunk, Index head, int first_step,
-                              int steps, bool first) const {
+  KLA_TILE_FUNCTION void Pass(const Block& block, Shared& shared, const ChunkSpan& span,
+                              Index chunk, Index head, int first_step, int steps,
+                              bool first) const {
     const int pass = first_step / C::kValueTiles % kPasses, pass_column = pass * kPass;
     const Index value_head = heads.ValueHeadOf(head, first_step / (C::kValueTiles * kPasses));
     const Index index = chunk * heads.value_heads + value_head;
-    const GradientScalars& s = shared.scalars[first_step / (C::kValueTiles * kPasses) % 2];
+    const GradientScalars& s = shared.small.scalars[first_step / (C::kValueTiles * kPasses) % 2];
     const int width = kKeyDim - pass_column < kPass ? kKeyDim - pass_column : kPass;
     const auto idle = [&](int group) { return group * kPart >= width; };
     tile::PerGroup<Whole, kGroups> inner;                        // Y, Z V'^T
@@ -175,6 +183,7 @@ struct ChunkGradients {
       } else {
         block.template WaitCopies<0>();
       }
+      block.Wait(shared.small.arrivals[step % kStages], step / kStages % 2);
       block.Barrier();
       auto& panels = shared.stages[step % kStages].panels;
       const Square d_out{panels.d_o}, z_tile{panels.z}, pseudo{panels.pseudo};
@@ -209,9 +218,11 @@ struct ChunkGradients {
         }
       });
       block.ForEach(width * kChunkRows / 8, [&](int unit) {
-        float a[8] = {}, b[8] = {};
+        float a[8], b[8];
+        tile::LoadUnit(s_tile.data + unit * 8, true, a);
+        tile::LoadUnit(ds_tile.data + unit * 8, true, b);
         KLA_TILE_UNROLL
-        for (int t = 0; t < kTerms; ++t) {
+        for (int t = 1; t < kTerms; ++t) {
           float x[8], y[8];
           tile::LoadUnit(s_tile.data + t * PassTile::kTermSize + unit * 8, true, x);
           tile::LoadUnit(ds_tile.data + t * PassTile::kTermSize + unit * 8, true, y);
@@ -246,8 +257,9 @@ struct ChunkGradients {
         value_dot[group].Store(squares.value_dot);
       }
     });
-    const float whole = block.Reduce(along, shared.scratch);
-    block.ForEach(1, [&](int) { shared.along = whole + (pass == 0 ? 0.0f : shared.along); });
+    const float whole = block.Reduce(along, shared.small.scratch);
+    block.ForEach(
+        1, [&](int) { shared.small.along = whole + (pass == 0 ? 0.0f : shared.small.along); });
     block.Barrier();
     block.Groups([&](int group) {
       if (idle(group)) {
@@ -255,8 +267,8 @@ struct ChunkGradients {
         for (auto& dot : DotsOf(shared, squares).dots) tile::RowValues{}.Store(dot[group]);
         return;
       }
-      Columns(shared, squares, s, total, group, pass, first, from_state[group], to_state[group],
-              recall[group]);
+      Columns(shared, squares, s, SumsOf(block, shared), group, pass, first, from_state[group],
+              to_state[group], recall[group]);
     });
     block.Barrier();
   }
@@ -271,7 +283,7 @@ struct ChunkGradients {
     Whole weight;
     tile::ToTile(weights, weight);
     const float factor = group == 0 ? static_cast<float>(scale) : -1.0f;
-    tile::ForEachElement(
+    tile::ForEachLowerElement(
         [&](const tile::Place& at, float& x, float& w) {
           const int i = at.row, j = at.column;
           const bool inside = group == 0 ? i >= j : i > j;
@@ -349,48 +361,6 @@ struct ChunkGradients {
                                          int pass) {
     dot.Reduce();
     dot.Accumulate(out, factor, pass == 0);
-  }
-
-  // dg, deta, and what the value head adds to the gradient of |k|^2.
-  template <class Block>
-  KLA_TILE_FUNCTION void Gates(const Block& block, Shared& shared,
-                               typename Layout::Squares& squares, const GradientScalars& s,
-                               const ChunkSpan& span, Index value_head) const {
-    const auto dot = [&](int which, int i) {
-      return DotsOf(shared, squares).dots[which][0][i] + DotsOf(shared, squares).dots[which][1][i];
-    };
-    float part = 0;
-    block.ForEach(kChunkRows, [&](int i) { part += dot(1, i); });
-    const float written = block.Reduce(part, shared.scratch);
-    block.ForEach(kChunkRows, [&](int i) {
-      double sum = static_cast<double>(squares.row_sum[0][i]) + s.step[i] * squares.row_sum[1][i];
-      for (int w = 0; w < 4; ++w) {
-        sum -= squares.column_sum[0][w][i];
-        sum -= squares.column_sum[1][w][i];
-      }
-      sum += s.step[i] * dot(2, i) + dot(0, i) - dot(1, i);
-      if (i == kChunkRows - 1) sum += written + s.gamma[i] * shared.along;
-      shared.log_gradient[i] = sum;
-    });
-    block.Barrier();
-    block.ReverseCumulativeSum(shared.log_gradient);
-    block.Barrier();
-    block.ForEach(span.count, [&](int i) {
-      const Index t = span.begin + i;
-      const double eta_i = static_cast<double>(s.eta[i]);
-      const float value_dot = squares.value_dot[i];
-      const float d_step = s.value[i] * value_dot + dot(2, i) + squares.row_sum[1][i];
-      const auto gradient = UnitKeyBackward<typename C::StepSize>(
-          eta_i, shared.norms.key_norm2[i], epsilon, 0.0,
-          static_cast<double>(s.step[i] * value_dot), static_cast<double>(d_step));
-      shared.norm2_gradient[i] += gradient.norm2;
-      // Beyond the clamp the decay is 0 whatever g is.
-      const bool clamped = s.g[i] <= static_cast<float>(kMinLogDecay);
-      dg[span.batch * dg_batch + t * dg_time + value_head] =
-          clamped ? 0.0f : static_cast<float>(shared.log_gradient[i]);
-      deta[span.batch * deta_batch + t * deta_time + value_head] = static_cast<float>(gradient.eta);
-    });
-    block.Barrier();
   }
 };
 

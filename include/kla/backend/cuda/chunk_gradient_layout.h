@@ -6,20 +6,23 @@
 #include <type_traits>
 
 #include "kla/backend/cuda/chunk_types.h"
-#include "kla/backend/cuda/chunk_walk.h"
 
 namespace kla::device {
 
-template <class C>
+// Columns of K in one pass over V; panels of V in flight; whether dq~ and dk~ are summed in shared
+// memory or in the workspace.
+template <int kPassColumns, int kStageCount, bool kSharedSums>
+struct GradientRoom {
+  static constexpr int kPass = kPassColumns, kStages = kStageCount;
+  static constexpr bool kSumsInShared = kSharedSums;
+};
+
+template <class C, class Room>
 struct GradientLayout {
   using E = typename C::E;
   using Square = typename C::SquareTile;
   static constexpr int kTerms = C::kTerms, kKeyDim = C::kKeyDim;
-  // Columns of K in one pass over V, and of one group in a pass.
-  static constexpr int kPass = kKeyDim <= 128      ? kKeyDim
-                               : kKeyDim % 64 == 0 ? 128
-                               : kKeyDim % 32 == 0 ? 32
-                                                   : 16;
+  static constexpr int kPass = Room::kPass;  // of which a group takes kPart columns
   static constexpr int kPart = kPass % 32 == 0 ? kPass / 2 : kPass;
   static constexpr int kPasses = (kKeyDim + kPass - 1) / kPass;
   using PassTile = tile::Operand<E, kTerms, kChunkRows, kPass>;
@@ -61,6 +64,7 @@ struct GradientLayout {
     double log_gradient[kChunkRows], norm2_gradient[kChunkRows];
     float along;  // <S, dS+>
     float scratch[32];
+    tile::Arrival arrivals[Room::kStages];
   };
   template <int kStageCount>
   struct Tiles {
@@ -71,32 +75,58 @@ struct GradientLayout {
     Stage stages[kStages];
   };
   struct NoSums {};
-  struct SharedSums {
-    Sums sums;
+  static constexpr bool kSumsInShared = Room::kSumsInShared;
+  struct Shared : Tiles<Room::kStages> {
+    std::conditional_t<kSumsInShared, Sums, NoSums> sums;
+    Small small;
   };
-  template <int kStageCount, class MaybeSums>
-  struct All : Tiles<kStageCount>, MaybeSums, Small {};
-  template <class Candidate>
-  static constexpr bool kFits = (sizeof(Candidate) <= kSharedLimit);
-  static constexpr bool kSumsInShared = kFits<All<1, SharedSums>>;
-  using MaybeSums = std::conditional_t<kSumsInShared, SharedSums, NoSums>;
-  using Shared = std::conditional_t<kFits<All<2, MaybeSums>>, All<2, MaybeSums>, All<1, MaybeSums>>;
 
-  // The columns of one pass of a tile with all of K.
+  // The columns of one pass of a tile with all of K, and how many bytes they are.
+  KLA_TILE_FUNCTION static int ColumnBytes(int column) {
+    const int width = kKeyDim - column < kPass ? kKeyDim - column : kPass;
+    return kTerms * width * kChunkRows * 2;
+  }
   template <class Block>
-  KLA_TILE_FUNCTION static void CopyColumns(const Block& block, E* to, const E* from, int column) {
+  KLA_TILE_FUNCTION static void CopyColumns(const Block& block, tile::Arrival& arrival, E* to,
+                                            const E* from, int column) {
     if constexpr (kPasses == 1) {
-      block.CopyAsync(to, from, PassTile::kBytes);
+      block.CopyBulk(arrival, to, from, PassTile::kBytes);
     } else {
-      const int width = kKeyDim - column < kPass ? kKeyDim - column : kPass;
       KLA_TILE_UNROLL
       for (int t = 0; t < kTerms; ++t) {
-        block.CopyAsync(to + t * PassTile::kTermSize,
-                        from + t * C::KeyTile::kTermSize + column * kChunkRows,
-                        width * kChunkRows * 2);
+        block.CopyBulk(arrival, to + t * PassTile::kTermSize,
+                       from + t * C::KeyTile::kTermSize + column * kChunkRows,
+                       ColumnBytes(column) / kTerms);
       }
     }
   }
+};
+
+// The roomiest that fits in `kLimit` bytes: passes as wide as they can be, then sums in shared
+// memory, then two panels of V.
+template <class C, int kLimit>
+class GradientRoomFor {
+  template <class Room>
+  static constexpr bool kFits = sizeof(typename GradientLayout<C, Room>::Shared) <= kLimit;
+  template <int kPass, bool kSums>
+  using Deep = std::conditional_t<kFits<GradientRoom<kPass, 2, kSums>>,
+                                  GradientRoom<kPass, 2, kSums>, GradientRoom<kPass, 1, kSums>>;
+  template <int kPass>
+  static constexpr auto OfPass() {
+    if constexpr (kFits<GradientRoom<kPass, 1, true>>) {
+      return Deep<kPass, true>{};
+    } else if constexpr (kFits<GradientRoom<kPass, 1, false>> || kPass == kPanel) {
+      return Deep<kPass, false>{};
+    } else {
+      return OfPass < kPass / 2 % kPanel == 0 ? kPass / 2 : kPanel > ();
+    }
+  }
+  static constexpr int kPanel = C::KeyTile::kPanel;  // columns that lie together
+  static constexpr int kKeyDim = C::kKeyDim;
+  static constexpr int kWidest = kKeyDim <= 128 ? kKeyDim : kKeyDim % 64 == 0 ? 128 : kPanel;
+
+ public:
+  using Type = decltype(OfPass<kWidest>());
 };
 
 }  // namespace kla::device

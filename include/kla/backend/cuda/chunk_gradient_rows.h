@@ -4,25 +4,26 @@
 #define KLA_BACKEND_CUDA_CHUNK_GRADIENT_ROWS_H_
 
 #include "kla/backend/cuda/chunk_gradient_layout.h"
+#include "kla/math/decay.h"
 #include "kla/math/unit_key.h"
 
 namespace kla::device {
 
 // dq = r dq~ - r^3 <q, dq~> q (normalised q), dk = r dk~ + 2 (d |k|^2) k, in terms of the rows
 // scaled to near 1.
-template <class C, class Block, class Arrays, class Shared, class Sums>
+template <class C, class Layout, class Block, class Arrays, class Shared, class Sums>
 KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, const Shared& shared,
                                   const Sums& total, const ChunkSpan& span, Index head) {
   using T = typename C::T;
-  constexpr int kPitch = GradientLayout<C>::kPitch, kKeyDim = C::kKeyDim;
+  constexpr int kPitch = Layout::kPitch, kKeyDim = C::kKeyDim;
   const double epsilon = arrays.epsilon;
   const auto &q = arrays.q, &k = arrays.k;
   const auto &dq = arrays.dq, &dk = arrays.dk;
   // A unit of q^ or k^: from shared memory where all of it is still there, else from the caller's.
-  using PassTile = typename GradientLayout<C>::PassTile;
+  using PassTile = typename Layout::PassTile;
   const auto load = [&](const T* from, const auto* there, bool aligned, float down, int row,
                         int column, float(&x)[8]) {
-    if constexpr (GradientLayout<C>::kPasses == 1 && C::kTerms == 1) {
+    if constexpr (Layout::kPasses == 1 && C::kTerms == 1) {
       tile::LoadUnit(there + PassTile::Offset(row, column), true, x);
     } else {
       tile::LoadUnit(from + column, aligned, x);
@@ -35,24 +36,27 @@ KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, cons
     const Index t = span.begin + (inside ? row : 0);
     const T* q_row = q.At(span.batch, t, head);
     const T* k_row = k.At(span.batch, t, head);
-    const float q_down = shared.norms.query_down[row], k_down = shared.norms.key_down[row];
+    const float q_down = shared.small.norms.query_down[row],
+                k_down = shared.small.norms.key_down[row];
     const float* d_query = total.dq + row * kPitch;
     const float* d_key = total.dk + row * kPitch;
-    float x[8], q_along = 0, k_along = 0;  // <q^, dq~>, <k^, dk~>
+    float x[8], dx[8], q_along = 0, k_along = 0;  // <q^, dq~>, <k^, dk~>
     for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
       load(q_row, shared.queries, q.aligned, q_down, row, c, x);
+      tile::LoadUnit(d_query + c, true, dx);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) q_along += x[e] * d_query[c + e];
+      for (int e = 0; e < 8; ++e) q_along += x[e] * dx[e];
       load(k_row, shared.keys, k.aligned, k_down, row, c, x);
+      tile::LoadUnit(d_key + c, true, dx);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) k_along += x[e] * d_key[c + e];
+      for (int e = 0; e < 8; ++e) k_along += x[e] * dx[e];
     }
     q_along = lanes.Sum(q_along);
     k_along = lanes.Sum(k_along);
     if (!inside) return;
-    const double key_norm2 = shared.norms.key_norm2[row];
+    const double key_norm2 = shared.small.norms.key_norm2[row];
     const double d_norm2 =
-        shared.norm2_gradient[row] +
+        shared.small.norm2_gradient[row] +
         UnitKeyBackward<typename C::StepSize>(0.0, key_norm2, epsilon,
                                               static_cast<double>(k_along) / k_down, 0.0, 0.0)
             .norm2;
@@ -60,7 +64,7 @@ KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, cons
     const float key_part = static_cast<float>(2.0 * d_norm2 / k_down);  // of k^
     double r = 1.0, query_along = 0.0;
     if constexpr (C::StepSize::kNormalizeQuery) {
-      r = InverseNorm(shared.norms.query_norm2[row], epsilon);
+      r = InverseNorm(shared.small.norms.query_norm2[row], epsilon);
       query_along = -r * r * r * static_cast<double>(q_along) / q_down / q_down;
     }
     const float query = static_cast<float>(r), query_part = static_cast<float>(query_along);
@@ -68,17 +72,61 @@ KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, cons
     T* dk_row = dk.At(span.batch, t, head);
     for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
       load(q_row, shared.queries, q.aligned, q_down, row, c, x);
+      tile::LoadUnit(d_query + c, true, dx);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) {
-        x[e] = query * d_query[c + e] + query_part * x[e];
-      }
+      for (int e = 0; e < 8; ++e) x[e] = query * dx[e] + query_part * x[e];
       tile::StoreUnit(dq_row + c, dq.aligned, x);
       load(k_row, shared.keys, k.aligned, k_down, row, c, x);
+      tile::LoadUnit(d_key + c, true, dx);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) x[e] = key * d_key[c + e] + key_part * x[e];
+      for (int e = 0; e < 8; ++e) x[e] = key * dx[e] + key_part * x[e];
       tile::StoreUnit(dk_row + c, dk.aligned, x);
     }
   });
+}
+
+// dg, deta, and what the value head adds to the gradient of |k|^2.
+template <class C, class Block, class Arrays, class Shared, class Squares, class Dots>
+KLA_TILE_FUNCTION void FinishGates(const Block& block, const Arrays& arrays, Shared& shared,
+                                   const Squares& squares, const Dots& dots,
+                                   const GradientScalars& s, const ChunkSpan& span,
+                                   Index value_head) {
+  const auto dot = [&](int which, int i) {
+    return dots.dots[which][0][i] + dots.dots[which][1][i];
+  };
+  float part = 0;
+  block.ForEach(kChunkRows, [&](int i) { part += dot(1, i); });
+  const float written = block.Reduce(part, shared.small.scratch);
+  block.ForEach(kChunkRows, [&](int i) {
+    double sum = static_cast<double>(squares.row_sum[0][i]) + s.step[i] * squares.row_sum[1][i];
+    for (int w = 0; w < 4; ++w) {
+      sum -= squares.column_sum[0][w][i];
+      sum -= squares.column_sum[1][w][i];
+    }
+    sum += s.step[i] * dot(2, i) + dot(0, i) - dot(1, i);
+    if (i == kChunkRows - 1) sum += written + s.gamma[i] * shared.small.along;
+    shared.small.log_gradient[i] = sum;
+  });
+  block.Barrier();
+  block.ReverseCumulativeSum(shared.small.log_gradient);
+  block.Barrier();
+  block.ForEach(span.count, [&](int i) {
+    const Index t = span.begin + i;
+    const double eta_i = static_cast<double>(s.eta[i]);
+    const float value_dot = squares.value_dot[i];
+    const float d_step = s.value[i] * value_dot + dot(2, i) + squares.row_sum[1][i];
+    const auto gradient = UnitKeyBackward<typename C::StepSize>(
+        eta_i, shared.small.norms.key_norm2[i], arrays.epsilon, 0.0,
+        static_cast<double>(s.step[i] * value_dot), static_cast<double>(d_step));
+    shared.small.norm2_gradient[i] += gradient.norm2;
+    // Beyond the clamp the decay is 0 whatever g is.
+    const bool clamped = s.g[i] <= static_cast<float>(kMinLogDecay);
+    arrays.dg[span.batch * arrays.dg_batch + t * arrays.dg_time + value_head] =
+        clamped ? 0.0f : static_cast<float>(shared.small.log_gradient[i]);
+    arrays.deta[span.batch * arrays.deta_batch + t * arrays.deta_time + value_head] =
+        static_cast<float>(gradient.eta);
+  });
+  block.Barrier();
 }
 
 }  // namespace kla::device

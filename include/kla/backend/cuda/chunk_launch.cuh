@@ -7,7 +7,9 @@
 
 #include <limits>
 #include <string>
+#include <type_traits>
 
+#include "kla/backend/cuda/chunk_run.h"
 #include "kla/backend/cuda/status.cuh"
 #include "kla/backend/cuda/tile.h"
 #include "kla/core/check.h"
@@ -22,9 +24,51 @@ __global__ void __launch_bounds__(Body::kThreads, Body::kBlocksPerSm)
   body(block, *reinterpret_cast<typename Body::Shared*>(memory));
 }
 
+// The current device.
+inline Card CurrentCard() {
+  int device = 0;
+  Card card{};
+  CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+  CheckCuda(cudaDeviceGetAttribute(&card.processors, cudaDevAttrMultiProcessorCount, device),
+            "cudaDeviceGetAttribute");
+  CheckCuda(
+      cudaDeviceGetAttribute(&card.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+      "cudaDeviceGetAttribute");
+  return card;
+}
+
+// The limits of shared memory of the architectures that are compiled for, the largest first:
+// kernels are compiled for these.
+template <int... kLimits>
+struct LimitList {
+  template <bool kKeep, int kLimit>
+  using With = std::conditional_t<kKeep, LimitList<kLimits..., kLimit>, LimitList>;
+  using Type = SharedLimits<kLimits...>;
+};
+constexpr int SharedLimitOf(int architecture) {  // 900 for compute capability 9.0
+  if (architecture >= 900 && architecture < 1200) return kSharedOf90;
+  return architecture == 800 || architecture == 870 ? kSharedOf80 : kSharedOf86;
+}
+#if defined(__CUDA_ARCH_LIST__)
+template <int... kArchitectures>
+constexpr bool AnyHas(int limit) {
+  return (... || (SharedLimitOf(kArchitectures) == limit));
+}
+template <int kLimit>
+inline constexpr bool kCompiled = AnyHas<__CUDA_ARCH_LIST__>(kLimit);
+#else
+template <int kLimit>
+inline constexpr bool kCompiled = true;
+#endif
+using CompiledLimits = LimitList<>::With<kCompiled<kSharedOf90>, kSharedOf90>::With<
+    kCompiled<kSharedOf80>, kSharedOf80>::With<kCompiled<kSharedOf86>, kSharedOf86>::Type;
+
 // Queues the blocks of a body on a stream of the current device.
 struct TileLauncher {
+  using Limits = CompiledLimits;
   cudaStream_t stream;
+
+  Card card() const { return CurrentCard(); }
 
   template <class Body>
   void Launch(const char* step, const Body& body, Index blocks) const {

@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// backend/cuda: the kernels of ChunkForward and ChunkBackward in order, and the workspace they pass
-// their results through. Host code; the launcher says where the kernels run.
+// backend/cuda: the workspace of ChunkForward and ChunkBackward, and the launches that both begin
+// with. Host code; the launcher says where the kernels run.
 #ifndef KLA_BACKEND_CUDA_CHUNK_PLAN_H_
 #define KLA_BACKEND_CUDA_CHUNK_PLAN_H_
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
-#include "kla/backend/cuda/chunk_gradient.h"
 #include "kla/backend/cuda/chunk_prepare.h"
+#include "kla/backend/cuda/chunk_segments.h"
 #include "kla/backend/cuda/chunk_types.h"
 #include "kla/backend/cuda/chunk_walk.h"
-#include "kla/core/check.h"
-#include "kla/op/chunk_backward.h"
-#include "kla/op/chunk_forward.h"
+#include "kla/op/problem.h"
 
 namespace kla::device {
+
+// What a plan has to know of the device.
+struct Card {
+  int processors;    // multiprocessors
+  int shared_bytes;  // of shared memory that a block may have
+  int segments = 0;  // of a sequence; 0: as SegmentCount says
+};
 
 // Lays arrays out one after the other, each on 1024 bytes; counts bytes only where `base` is null.
 class Carver {
@@ -80,7 +84,7 @@ class ChunkPlan {
   using E = typename C::E;
 
   template <class Args>
-  ChunkPlan(const Args& args, Carver& carver, bool backward)
+  ChunkPlan(const Args& args, const Card& card, Carver& carver, bool backward)
       : problem_(MakeProblem(args)),
         heads_{problem_.key_heads, problem_.value_heads,
                problem_.grouping == HeadGrouping::kTiled} {
@@ -103,13 +107,35 @@ class ChunkPlan {
     prepared_.scores = carver.Take<E>(squares * C::SquareTile::kSize);
     prepared_.overlaps = backward ? carver.Take<E>(squares * C::SquareTile::kSize) : nullptr;
     prepared_.scalars = carver.Take<ChunkScalars>(squares);
+    segments_.count =
+        card.segments > 0
+            ? card.segments
+            : SegmentCount({.chunks = map_.chunks,
+                            .longest = LongestSequence(args.cu_seqlens),
+                            .columns = problem_.value_heads * C::kValueTiles,
+                            .map_columns = problem_.value_heads * (C::kValueTiles + C::kKeyTiles),
+                            .processors = card.processors});
+    if (segments_.count > 1) {
+      const Index slots = problem_.sequences * problem_.value_heads * segments_.count;
+      constexpr Index kSlot = kChunkRows * C::kKeyDim;
+      maps_ = carver.Take<float>(slots * C::kKeyTiles * kSlot);
+      entering_ = carver.Take<float>(slots * C::kValueTiles * kSlot);
+      if (backward) leaving_ = carver.Take<float>(slots * C::kValueTiles * kSlot);
+    }
   }
 
   const Problem& problem() const { return problem_; }
   const ChunkMap& map() const { return map_; }
   const HeadMap& heads() const { return heads_; }
   const Prepared<typename C::E>& prepared() const { return prepared_; }
-  Index walks() const { return problem_.sequences * problem_.value_heads * C::kValueTiles; }
+  const SegmentMap& segments() const { return segments_; }
+  float* maps() const { return maps_; }
+  float* entering() const { return entering_; }
+  float* leaving() const { return leaving_; }
+  // Blocks of a walk with kTiles tiles of columns.
+  Index Walks(Index tiles) const {
+    return problem_.sequences * problem_.value_heads * segments_.count * tiles;
+  }
 
   template <class Launcher, class Args>
   void Prepare(const Args& args, const Launcher& launcher) const {
@@ -135,7 +161,28 @@ class ChunkPlan {
     launcher.Launch("chunks: prepare", prepare, map_.chunks * problem_.key_heads);
   }
 
+  // From the maps of segments, what enters each.
+  template <class Launcher>
+  void Scan(const Launcher& launcher) const {
+    if (segments_.count <= 2) return;
+    const Index walks = problem_.sequences * problem_.value_heads * C::kValueTiles;
+    const ScanSegments<typename C::Walk> scan{map_,  heads_,    segments_, walks,
+                                              maps_, entering_, leaving_};
+    launcher.Launch("chunks: scan", scan, leaving_ == nullptr ? walks : 2 * walks);
+  }
+
  private:
+  // In chunks.
+  Index LongestSequence(const IndexList& cu_seqlens) const {
+    if (cu_seqlens.is_null()) return map_.chunks_per_sequence;
+    Index longest = 0;
+    for (Index n = 0; n < problem_.sequences; ++n) {
+      longest =
+          std::max(longest, (cu_seqlens[n + 1] - cu_seqlens[n] + kChunkRows - 1) / kChunkRows);
+    }
+    return longest;
+  }
+
   // list(0), list(1), ..., list(N), asked for in this order.
   template <class Launcher, class F>
   void WriteList(const Launcher& launcher, Index* to, const F& list) const {
@@ -152,132 +199,11 @@ class ChunkPlan {
   Problem problem_;
   HeadMap heads_;
   ChunkMap map_;
+  SegmentMap segments_;
+  float *maps_ = nullptr, *entering_ = nullptr, *leaving_ = nullptr;
   Index *offsets_ = nullptr, *first_chunk_ = nullptr;
   Prepared<typename C::E> prepared_{};
 };
-
-inline void CheckWorkspace(const char* operation, const void* workspace, std::size_t given,
-                           std::size_t needed) {
-  KLA_CHECK(given >= needed && (workspace != nullptr || needed == 0), operation, "workspace",
-            std::to_string(needed) + " bytes (WorkspaceBytes)",
-            workspace == nullptr ? "a null pointer" : std::to_string(given));
-  KLA_CHECK(reinterpret_cast<std::uintptr_t>(workspace) % 256 == 0, operation, "workspace",
-            "memory aligned to 256 bytes", "a misaligned pointer");
-}
-
-template <class C, class Args>
-std::size_t ForwardBytes(const Args& args) {
-  Carver carver(nullptr);
-  ChunkPlan<C>(args, carver, false);
-  return carver.used();
-}
-
-template <class C, class Launcher, class Args>
-void RunChunkForward(const Args& args, const Launcher& launcher, void* workspace,
-                     std::size_t workspace_bytes) {
-  if (MakeProblem(args).sequences == 0) return;
-  CheckWorkspace("ChunkForward", workspace, workspace_bytes, ForwardBytes<C>(args));
-  Carver carver(workspace);
-  const ChunkPlan<C> plan(args, carver, false);
-  plan.Prepare(args, launcher);
-  WalkChunks<typename C::Walk, WalkFor::kOutput> walk{};
-  walk.map = plan.map();
-  walk.heads = plan.heads();
-  walk.in = plan.prepared();
-  walk.v = TokenRowsOf(args.v);
-  walk.o = TokenRowsOf(args.o);
-  walk.initial_state = args.initial_state;
-  walk.final_state = args.final_state;
-  walk.chunk_states = ChunkStatesOf(args.chunk_states);
-  launcher.Launch("ChunkForward: walk", walk, plan.walks());
-}
-
-// What the walks leave for ChunkGradients.
-template <class C>
-struct BackwardArrays {
-  using E = typename C::E;
-  using Sums = typename ChunkGradients<C>::Sums;
-  BackwardArrays(const ChunkPlan<C>& plan, Carver& carver) {
-    const Index tiles = plan.map().chunks * plan.problem().value_heads * C::kValueTiles;
-    states = carver.Take<E>(tiles * C::KeyTile::kSize);
-    d_states = carver.Take<E>(tiles * C::KeyTile::kSize);
-    pseudo_values = carver.Take<E>(tiles * C::SquareTile::kSize);
-    z = carver.Take<E>(tiles * C::SquareTile::kSize);
-    if (!ChunkGradients<C>::kSumsInShared) {
-      sums = carver.Take<Sums>(plan.map().chunks * plan.problem().key_heads);
-    }
-  }
-  E *states, *d_states, *pseudo_values, *z;
-  Sums* sums = nullptr;
-};
-
-template <class C, class Args>
-std::size_t BackwardBytes(const Args& args) {
-  Carver carver(nullptr);
-  const ChunkPlan<C> plan(args, carver, true);
-  const BackwardArrays<C> arrays(plan, carver);
-  return carver.used();
-}
-
-template <class C, class Launcher, class Args>
-void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspace,
-                      std::size_t workspace_bytes) {
-  if (MakeProblem(args).sequences == 0) return;
-  CheckWorkspace("ChunkBackward", workspace, workspace_bytes, BackwardBytes<C>(args));
-  Carver carver(workspace);
-  const ChunkPlan<C> plan(args, carver, true);
-  const BackwardArrays<C> arrays(plan, carver);
-  plan.Prepare(args, launcher);
-
-  WalkBothWays<typename C::Walk> both{};
-  both.walks = plan.walks();
-  auto& walk = both.forward;
-  walk.map = plan.map();
-  walk.heads = plan.heads();
-  walk.in = plan.prepared();
-  walk.v = TokenRowsOf(args.v);
-  walk.initial_state = args.initial_state;
-  walk.given_chunk_states = ChunkStatesOf(args.chunk_states);
-  walk.states = arrays.states;
-  walk.pseudo_values = arrays.pseudo_values;
-  auto& back = both.back;
-  back.map = plan.map();
-  back.heads = plan.heads();
-  back.in = plan.prepared();
-  back.d_o = TokenRowsOf(args.d_o);
-  back.dv = TokenRowsOf(args.dv);
-  back.d_final_state = args.d_final_state;
-  back.d_initial_state = args.d_initial_state;
-  back.d_states = arrays.d_states;
-  back.z = arrays.z;
-  launcher.Launch("ChunkBackward: walks", both, 2 * plan.walks());
-
-  ChunkGradients<C> gradients{};
-  gradients.map = plan.map();
-  gradients.heads = plan.heads();
-  gradients.in = plan.prepared();
-  gradients.q = TokenRowsOf(args.q);
-  gradients.k = TokenRowsOf(args.k);
-  gradients.v = TokenRowsOf(args.v);
-  gradients.d_o = TokenRowsOf(args.d_o);
-  gradients.dq = TokenRowsOf(args.dq);
-  gradients.dk = TokenRowsOf(args.dk);
-  gradients.dg = args.dg.data();
-  gradients.deta = args.deta.data();
-  gradients.dg_batch = args.dg.strides()[0];
-  gradients.dg_time = args.dg.strides()[1];
-  gradients.deta_batch = args.deta.strides()[0];
-  gradients.deta_time = args.deta.strides()[1];
-  gradients.scale = plan.problem().scale;
-  gradients.epsilon = plan.problem().epsilon;
-  gradients.states = arrays.states;
-  gradients.pseudo_values = arrays.pseudo_values;
-  gradients.d_states = arrays.d_states;
-  gradients.z = arrays.z;
-  gradients.sums = arrays.sums;
-  launcher.Launch("ChunkBackward: gradients", gradients,
-                  plan.map().chunks * plan.problem().key_heads);
-}
 
 }  // namespace kla::device
 

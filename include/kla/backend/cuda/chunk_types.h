@@ -31,7 +31,8 @@ struct ChunkConfig {
   static constexpr int kTerms = kTermCount;
   static constexpr int kKeyDim = static_cast<int>(HeadShape::kKeyDim);
   static constexpr int kValueDim = static_cast<int>(HeadShape::kValueDim);
-  static constexpr int kValueTiles = (kValueDim + 63) / 64;  // of 64 columns, the last one partial
+  // Of 64 columns, the last one perhaps partial.
+  static constexpr int kKeyTiles = (kKeyDim + 63) / 64, kValueTiles = (kValueDim + 63) / 64;
 
   using KeyTile = tile::Operand<E, kTerms, kChunkRows, kKeyDim>;        // [C, K] or [64 of V, K]
   using SquareTile = tile::Operand<E, kTerms, kChunkRows, kChunkRows>;  // [C, C] or [64 of V, C]

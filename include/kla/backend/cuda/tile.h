@@ -3,7 +3,8 @@
 // 128 threads works on tiles of 64 rows; a body says what the block does, never what a thread does.
 //
 //   Block<kGroups>           index(), Barrier(), ForEach(count, f), ForEachRow(f), Groups(f),
-//                            Sum, CumulativeSum, CopyAsync / CommitCopies / WaitCopies<pending>
+//                            Sum, CumulativeSum, CopyAsync / CommitCopies / WaitCopies<pending>,
+//                            Group() (inside Groups: the same of one group's threads)
 //   RegisterTile<N>          [64, N] float, distributed over the threads of one group
 //   RegisterOperand          the same in 16-bit terms: the left factor of a product
 //   Operand (tile_layout.h)  a matrix in shared or device memory: the right factor
@@ -17,7 +18,7 @@
 #if defined(__CUDACC__)
 #include "kla/backend/cuda/tile_inverse.cuh"
 #else
-#include "kla/backend/cuda/tile_host.h"
+#include "kla/backend/cuda/tile_inverse_host.h"
 #endif
 
 namespace kla::tile {
@@ -32,14 +33,7 @@ KLA_TILE_FUNCTION void StoreTerms(const Operand<E, kTerms, kHeight, kWidth>& til
                                   int column, float (&x)[8]) {
   KLA_TILE_UNROLL
   for (int t = 0; t < kTerms; ++t) {
-    E terms[8];
-    float rounded[8];
-    KLA_TILE_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      terms[i] = NextTerm<E>(x[i]);
-      rounded[i] = static_cast<float>(terms[i]);
-    }
-    StoreUnit(tile.data + t * tile.kTermSize + tile.Offset(row, column), true, rounded);
+    StoreNextTerm(x, tile.data + t * tile.kTermSize + tile.Offset(row, column));
   }
 }
 
@@ -49,7 +43,7 @@ template <class T, class E, int kTerms, class B>
 KLA_TILE_FUNCTION void LoadRows(const B& block, const Operand<E, kTerms, kRows, 64>& tile,
                                 const T* first, Index stride, bool aligned, int count,
                                 int columns) {
-  block.ForEach(kRows * 8, [&](int i) {
+  block.template ForEach<kRows * 8>([&](int i) {
     const int row = i / 8, column = i % 8 * 8;
     const T* from = first + row * stride + column;
     const bool inside = row < count && column < columns;
@@ -69,7 +63,7 @@ KLA_TILE_FUNCTION void LoadRows(const B& block, const Operand<E, kTerms, kRows, 
 template <int kPitch, class T, class B>
 KLA_TILE_FUNCTION void StoreRows(const B& block, const T* tile, T* first, Index stride,
                                  bool aligned, int count, int columns) {
-  block.ForEach(kRows * 8, [&](int i) {
+  block.template ForEach<kRows * 8>([&](int i) {
     const int row = i / 8, column = i % 8 * 8;
     if (row >= count || column >= columns) return;
     CopyUnit(first + row * stride + column, tile + row * kPitch + column, aligned);

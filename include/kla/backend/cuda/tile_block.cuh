@@ -35,7 +35,8 @@ struct Arrival {
   alignas(8) std::uint64_t state;
 };
 
-template <int kGroupCount>
+// kIsGroup: the threads of one group of the block, whose barriers wait for these alone.
+template <int kGroupCount, bool kIsGroup = false>
 class Block {
  public:
   static constexpr int kGroups = kGroupCount, kThreads = 128 * kGroups;
@@ -46,18 +47,29 @@ class Block {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 #endif
-    __syncthreads();
+    if constexpr (kIsGroup) {
+      asm volatile("bar.sync %0, 128;\n" ::"r"(static_cast<int>(threadIdx.x / 128) + 1) : "memory");
+    } else {
+      __syncthreads();
+    }
   }
+  KLA_TILE_FUNCTION Block<1, true> Group() const { return {}; }
 
   template <class F>
   KLA_TILE_FUNCTION void ForEach(int count, const F& f) const {
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) f(i);
+    for (int i = Thread(); i < count; i += kThreads) f(i);
+  }
+  template <int kCount, class F>
+  KLA_TILE_FUNCTION void ForEach(const F& f) const {
+    KLA_TILE_UNROLL
+    for (int i = 0; i < kCount; i += kThreads) {
+      if (kCount % kThreads == 0 || i + Thread() < kCount) f(i + Thread());
+    }
   }
   template <class F>
   KLA_TILE_FUNCTION void ForEachRow(const F& f) const {
     const RowLanes lanes{static_cast<int>(threadIdx.x % RowLanes::kCount)};
-    for (int row = static_cast<int>(threadIdx.x) / RowLanes::kCount; row < kRows;
-         row += kThreads / RowLanes::kCount) {
+    for (int row = Thread() / RowLanes::kCount; row < kRows; row += kThreads / RowLanes::kCount) {
       f(row, lanes);
     }
   }
@@ -77,9 +89,13 @@ class Block {
     for (int w = 0; w < kThreads / 32; ++w) sum += scratch[w];
     return sum;
   }
-  // By the first warp, two elements a lane; barriers are the caller's.
-  KLA_TILE_FUNCTION void CumulativeSum(double* x) const { Scan(x, 0); }
-  KLA_TILE_FUNCTION void ReverseCumulativeSum(double* x) const { Scan(x, kRows - 1); }
+  // A warp each, two elements a lane; barriers are the caller's.
+  KLA_TILE_FUNCTION void CumulativeSums(double (*x)[kRows], int count) const {
+    for (int n = Thread() / 32; n < count; n += kThreads / 32) Scan(x[n], 0);
+  }
+  KLA_TILE_FUNCTION void ReverseCumulativeSum(double* x) const {
+    if (Thread() < 32) Scan(x, kRows - 1);
+  }
 
   // Contiguous, 16-byte aligned, a multiple of 16 bytes.
   template <class U>
@@ -123,7 +139,7 @@ class Block {
     __syncthreads();
   }
   KLA_TILE_FUNCTION void Expect(Arrival& arrival, int bytes) const {
-    if (threadIdx.x != 0) return;
+    if (Thread() != 0) return;
     asm volatile(
         "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(SharedAddress(&arrival)),
         "r"(bytes)
@@ -131,7 +147,7 @@ class Block {
   }
   template <class U>
   KLA_TILE_FUNCTION void CopyBulk(Arrival& arrival, U* to, const U* from, int bytes) const {
-    if (threadIdx.x != 0) return;
+    if (Thread() != 0) return;
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
         "[%3];\n" ::"r"(SharedAddress(to)),
@@ -149,14 +165,14 @@ class Block {
   }
   template <class U>
   KLA_TILE_FUNCTION void StoreBulk(U* to, const U* from, int bytes) const {
-    if (threadIdx.x != 0) return;
+    if (Thread() != 0) return;
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(to),
                  "r"(SharedAddress(from)), "r"(bytes)
                  : "memory");
     asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
   }
   KLA_TILE_FUNCTION void WaitStores() const {
-    if (threadIdx.x == 0) asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");
+    if (Thread() == 0) asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");
   }
 #else
   KLA_TILE_FUNCTION void PrepareArrival(Arrival*, int) const {}
@@ -174,9 +190,11 @@ class Block {
 #endif
 
  private:
+  KLA_TILE_FUNCTION static int Thread() {
+    return static_cast<int>(kIsGroup ? threadIdx.x % 128 : threadIdx.x);
+  }
   KLA_TILE_FUNCTION static void Scan(double* x, int first) {
-    if (threadIdx.x >= 32) return;
-    const int i = 2 * static_cast<int>(threadIdx.x);
+    const int i = 2 * Lane();
     double& a = x[first == 0 ? i : first - i];
     double& b = x[first == 0 ? i + 1 : first - i - 1];
     const double pair = a + b;
@@ -184,7 +202,7 @@ class Block {
     KLA_TILE_UNROLL
     for (int d = 1; d < 32; d *= 2) {
       const double below = __shfl_up_sync(kAllLanes, sum, d);
-      if (static_cast<int>(threadIdx.x) >= d) sum += below;
+      if (Lane() >= d) sum += below;
     }
     const double a_old = a;
     a = sum - pair + a_old;

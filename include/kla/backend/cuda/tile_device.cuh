@@ -59,6 +59,24 @@ KLA_TILE_FUNCTION void ForEachElement(const F& f, RegisterTile<kWidth>& tile, Mo
   }
 }
 
+// Rows of a warp end at 16 w + 15: it leaves out the columns beyond.
+template <class F, class... More>
+KLA_TILE_FUNCTION void ForEachLowerElement(const F& f, RegisterTile<kRows>& tile, More&... more) {
+  KLA_TILE_UNROLL
+  for (int n = 0; n < kRows / 8; ++n) {
+    if (n / 2 <= WarpOfGroup()) {
+      KLA_TILE_UNROLL
+      for (int i = 0; i < 4; ++i) f(PlaceOf(n, i), tile.at[n][i], more.at[n][i]...);
+    } else {
+      KLA_TILE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        tile.at[n][i] = 0.0f;
+        ((more.at[n][i] = 0.0f), ...);
+      }
+    }
+  }
+}
+
 // f(x, memory) for each element of the first `rows` rows, which lies at
 // data[row * row_stride + column * column_stride].
 template <class F, class S, int kWidth>
@@ -149,9 +167,9 @@ KLA_TILE_FUNCTION void ToTile(const RegisterOperand<E, kTerms, kWidth>& operand,
     KLA_TILE_UNROLL
     for (int r = 0; r < 4; ++r) {
       const int n = 2 * k + r / 2, i = r % 2 * 2;
-      float2 sum = {0, 0};
+      float2 sum = Unpack<E>(operand.at[kTerms - 1][k][r]);
       KLA_TILE_UNROLL
-      for (int t = kTerms; t-- > 0;) {
+      for (int t = kTerms - 1; t-- > 0;) {
         const float2 term = Unpack<E>(operand.at[t][k][r]);
         sum.x += term.x;
         sum.y += term.y;
@@ -215,8 +233,8 @@ KLA_TILE_FUNCTION RegisterOperand<E, kTerms, kWidth> LoadTransposedOperand(
 }
 
 template <class E, int kTerms, int kWidth>
-KLA_TILE_FUNCTION void StoreOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
-                                    const Operand<E, kTerms, kRows, kWidth>& tile) {
+KLA_TILE_FUNCTION void StoreDistantOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
+                                           const Operand<E, kTerms, kRows, kWidth>& tile) {
   KLA_TILE_UNROLL
   for (int t = 0; t < kTerms; ++t) {
     KLA_TILE_UNROLL
@@ -232,14 +250,45 @@ KLA_TILE_FUNCTION void StoreOperand(const RegisterOperand<E, kTerms, kWidth>& op
   }
 }
 
+template <class E, int kTerms, int kWidth>
+KLA_TILE_FUNCTION void StoreOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
+                                    const Operand<E, kTerms, kRows, kWidth>& tile) {
+  if constexpr (KLA_TILE_STORES_MATRICES) {
+    const int row = WarpOfGroup() * 16 + Lane() % 16, first = Lane() / 16 * 8;
+    KLA_TILE_UNROLL
+    for (int t = 0; t < kTerms; ++t) {
+      KLA_TILE_UNROLL
+      for (int k = 0; k < kWidth / 16; ++k) {
+        StoreMatrices<false>(operand.at[t][k],
+                             tile.data + t * tile.kTermSize + tile.Offset(row, first + k * 16));
+      }
+    }
+  } else {
+    StoreDistantOperand(operand, tile);
+  }
+}
+
 template <int kPitch, class T, int kWidth>
 KLA_TILE_FUNCTION void StoreTransposed(const RegisterTile<kWidth>& tile, T* out) {
-  KLA_TILE_UNROLL
-  for (int n = 0; n < kWidth / 8; ++n) {
+  if constexpr (KLA_TILE_STORES_MATRICES && sizeof(T) == 2) {
+    T* at = out + (Lane() % 8 + Lane() / 16 * 8) * kPitch + WarpOfGroup() * 16 + Lane() / 8 % 2 * 8;
     KLA_TILE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const Place place = PlaceOf(n, i);
-      out[place.column * kPitch + place.row] = Narrow<T>(tile.at[n][i]);
+    for (int n = 0; n < kWidth / 8; n += 2) {
+      std::uint32_t r[4];
+      KLA_TILE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        r[i] = Pack<T>(tile.at[n + i / 2][i % 2 * 2], tile.at[n + i / 2][i % 2 * 2 + 1]);
+      }
+      StoreMatrices<true>(r, at + n * 8 * kPitch);
+    }
+  } else {
+    KLA_TILE_UNROLL
+    for (int n = 0; n < kWidth / 8; ++n) {
+      KLA_TILE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const Place place = PlaceOf(n, i);
+        out[place.column * kPitch + place.row] = Narrow<T>(tile.at[n][i]);
+      }
     }
   }
 }

@@ -37,10 +37,17 @@ class Block {
   explicit Block(Index index) : index_(index) {}
   Index index() const { return index_; }
   void Barrier() const {}
+  // The threads of the group that asks, inside Groups: what they do together.
+  Block<1> Group() const { return Block<1>(index_); }
 
   template <class F>
   void ForEach(int count, const F& f) const {
     for (int i = 0; i < count; ++i) f(i);
+  }
+  // The same for a count that the compiler knows.
+  template <int kCount, class F>
+  void ForEach(const F& f) const {
+    ForEach(kCount, f);
   }
   template <class F>
   void ForEachRow(const F& f) const {
@@ -52,8 +59,11 @@ class Block {
   }
   // The sum of every thread's `part`, in every thread; `scratch` is shared, 32 floats.
   float Reduce(float part, float* /*scratch*/) const { return part; }
-  void CumulativeSum(double* x) const {
-    for (int i = 1; i < kRows; ++i) x[i] += x[i - 1];
+  // Of each of x[0] ... x[count - 1]; barriers before and after are the caller's.
+  void CumulativeSums(double (*x)[kRows], int count) const {
+    for (int n = 0; n < count; ++n) {
+      for (int i = 1; i < kRows; ++i) x[n][i] += x[n][i - 1];
+    }
   }
   void ReverseCumulativeSum(double* x) const {
     for (int i = kRows - 1; i-- > 0;) x[i] += x[i + 1];
@@ -127,6 +137,13 @@ void ForEachElement(const F& f, RegisterTile<kWidth>& tile, More&... more) {
   }
 }
 
+// The same for the elements on and below the diagonal, and perhaps some above it; the rest is set
+// to zero.
+template <class F, class... More>
+void ForEachLowerElement(const F& f, RegisterTile<kRows>& tile, More&... more) {
+  ForEachElement(f, tile, more...);
+}
+
 // f(x, memory) for each element of the first `rows` rows, which lies at
 // data[row * row_stride + column * column_stride].
 template <class F, class S, int kWidth>
@@ -183,8 +200,8 @@ template <class E, int kTerms, int kWidth>
 void ToTile(const RegisterOperand<E, kTerms, kWidth>& operand, RegisterTile<kWidth>& tile) {
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kWidth; ++c) {
-      float sum = 0;
-      for (int t = kTerms; t-- > 0;) sum += operand.at[t][r][c];
+      float sum = operand.at[kTerms - 1][r][c];
+      for (int t = kTerms - 1; t-- > 0;) sum += operand.at[t][r][c];
       tile.at[r][c] = sum;
     }
   }
@@ -239,6 +256,13 @@ void StoreOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
       }
     }
   }
+}
+
+// The same to device memory.
+template <class E, int kTerms, int kWidth>
+void StoreDistantOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
+                         const Operand<E, kTerms, kRows, kWidth>& tile) {
+  StoreOperand(operand, tile);
 }
 
 // The transpose of a register tile, [kWidth, 64] row-major with kPitch elements from row to row.
@@ -296,7 +320,13 @@ void Multiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
   }
 }
 
-// The same, on a device perhaps still under way until Complete(sum).
+// The same two, on a device perhaps still under way until Complete(sum).
+template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
+void StartMultiplyTransposed(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
+                             const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0,
+                             int column = 0) {
+  MultiplyTransposed(sum, a, tile, row, column);
+}
 template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
 void StartMultiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
                    const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0, int column = 0) {
@@ -315,55 +345,6 @@ void MultiplyTransposedBy(const RegisterTile<kD>& a, const Operand<E, kTerms, kR
   (MultiplyTransposed(sums, operand, tiles[i++]), ...);
 }
 
-// ---- (I + A)^-1 ---------------------------------------------------------------------------------
-
-struct InverseScratch {
-  float unused;
-};
-
-// T = (I + A)^-1 of a strictly lower A [64, 64]: blocks of 16 by forward substitution, then
-//   T_ij = -T_ii sum_{j <= l < i} A_il T_lj
-// block column by block column.
-template <class E, int kTerms, int kGroups>
-void InvertUnitLower(const Block<kGroups>& /*block*/, const RegisterTile<kRows>& a,
-                     InverseScratch& /*scratch*/, const Operand<E, kTerms, kRows, kRows>& out) {
-  constexpr int kB = 16;
-  float t[kRows][kRows] = {};
-  for (int d = 0; d < kRows; d += kB) {
-    for (int c = 0; c < kB; ++c) {
-      for (int i = 0; i < kB; ++i) {
-        float sum = i == c ? 1.0f : 0.0f;
-        for (int j = 0; j < i; ++j) sum -= a.at[d + i][d + j] * t[d + j][d + c];
-        t[d + i][d + c] = sum;
-      }
-    }
-  }
-  for (int j = 0; j < kRows; j += kB) {
-    for (int i = j + kB; i < kRows; i += kB) {
-      float sum[kB][kB] = {};
-      for (int l = j; l < i; ++l) {
-        for (int r = 0; r < kB; ++r) {
-          for (int c = 0; c < kB; ++c) sum[r][c] += a.at[i + r][l] * t[l][j + c];
-        }
-      }
-      for (int r = 0; r < kB; ++r) {
-        for (int c = 0; c < kB; ++c) {
-          float product = 0;
-          for (int l = 0; l <= r; ++l) product += t[i + r][i + l] * sum[l][c];
-          t[i + r][j + c] = -product;
-        }
-      }
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kRows; ++c) {
-      for (int s = 0; s < kTerms; ++s) {
-        out.data[s * out.kTermSize + out.Offset(r, c)] = NextTerm<E>(t[r][c]);
-      }
-    }
-  }
-}
-
 // 8 elements from memory, widened.
 template <class T>
 void LoadUnit(const T* from, bool /*aligned*/, float (&x)[8]) {
@@ -372,6 +353,11 @@ void LoadUnit(const T* from, bool /*aligned*/, float (&x)[8]) {
 template <class T>
 void StoreUnit(T* to, bool /*aligned*/, const float (&x)[8]) {
   for (int i = 0; i < 8; ++i) to[i] = static_cast<T>(x[i]);
+}
+// The next term of each of 8 floats.
+template <class E>
+void StoreNextTerm(float (&x)[8], E* to) {
+  for (int i = 0; i < 8; ++i) to[i] = NextTerm<E>(x[i]);
 }
 template <class T>
 void CopyUnit(T* to, const T* from, bool /*aligned*/) {

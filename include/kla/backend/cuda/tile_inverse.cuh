@@ -42,7 +42,12 @@ KLA_TILE_FUNCTION void InvertUnitLower(const Block<kGroups>& block, RegisterTile
     for (int i = 0; i < kB; ++i) {
       float sum = i == lane ? 1.0f : 0.0f;
       KLA_TILE_UNROLL
-      for (int j = 0; j < i; ++j) sum -= scratch.blocks[warp * kB + i][j] * x[j];
+      for (int j = 0; j < i; j += 4) {
+        const auto four = *reinterpret_cast<const float4*>(&scratch.blocks[warp * kB + i][j]);
+        const float row[4] = {four.x, four.y, four.z, four.w};
+        KLA_TILE_UNROLL
+        for (int e = 0; e < 4 && j + e < i; ++e) sum -= row[e] * x[j + e];
+      }
       x[i] = sum;
     }
     KLA_TILE_UNROLL
@@ -61,17 +66,34 @@ KLA_TILE_FUNCTION void InvertUnitLower(const Block<kGroups>& block, RegisterTile
   // t[d] = T_{warp + d, warp}^T, 16 x 16, as left factors.
   std::uint32_t t[4][kT][4];
   const auto store = [&](int i, const RegisterTile<kB>& tile) {  // T_{i, warp}^T
-    KLA_TILE_UNROLL
-    for (int n = 0; n < 2; ++n) {
+    if constexpr (KLA_TILE_STORES_MATRICES) {
+      const int row = i * kB + lane % 8 + lane / 16 * 8, column = warp * kB + lane / 8 % 2 * 8;
+      float x[4], y[4];
       KLA_TILE_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int row = i * kB + n * 8 + lane % 4 * 2 + (e & 1);
-        const int column = warp * kB + lane / 4 + (e >> 1) * 8;
-        float x = tile.at[n][e], zero = 0.0f;
+      for (int r = 0; r < 4; ++r) {
+        x[r] = tile.at[r / 2][r % 2 * 2];
+        y[r] = tile.at[r / 2][r % 2 * 2 + 1];
+      }
+      KLA_TILE_UNROLL
+      for (int s = 0; s < kTerms; ++s) {
+        std::uint32_t pairs[4];
         KLA_TILE_UNROLL
-        for (int s = 0; s < kTerms; ++s) {
-          out.data[s * out.kTermSize + out.Offset(row, column)].bits =
-              static_cast<std::uint16_t>(NextPair<E>(x, zero));
+        for (int r = 0; r < 4; ++r) pairs[r] = NextPair<E>(x[r], y[r]);
+        StoreMatrices<true>(pairs, out.data + s * out.kTermSize + out.Offset(row, column));
+      }
+    } else {
+      KLA_TILE_UNROLL
+      for (int n = 0; n < 2; ++n) {
+        KLA_TILE_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          const int row = i * kB + n * 8 + lane % 4 * 2 + (e & 1);
+          const int column = warp * kB + lane / 4 + (e >> 1) * 8;
+          float x = tile.at[n][e], zero = 0.0f;
+          KLA_TILE_UNROLL
+          for (int s = 0; s < kTerms; ++s) {
+            out.data[s * out.kTermSize + out.Offset(row, column)].bits =
+                static_cast<std::uint16_t>(NextPair<E>(x, zero));
+          }
         }
       }
     }

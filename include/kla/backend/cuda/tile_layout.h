@@ -33,12 +33,13 @@ using OperandElement = std::conditional_t<std::is_same_v<T, float16>, float16, b
 // The columns are cut in panels of 64, 32 or 16, one after the other; a panel is row-major, its
 // 16-byte units permuted within each 8 rows so that a column of units touches every bank. It is the
 // order in which matrix instructions of sm_90 read shared memory ("swizzle" of 128, 64, 32 bytes).
+// Of three terms, 64 columns would be more than shared memory takes as the smallest piece.
 template <class E, int kTermCount, int kRowCount, int kColumnCount>
 struct Operand {
   static_assert(sizeof(E) == 2 && kRowCount % 8 == 0 && kColumnCount % 16 == 0);
   using Element = E;
   static constexpr int kTerms = kTermCount, kHeight = kRowCount, kWidth = kColumnCount;
-  static constexpr int kPanel = kWidth % 64 == 0 ? 64 : kWidth % 32 == 0 ? 32 : 16;
+  static constexpr int kPanel = kWidth % 64 == 0 && kTerms < 3 ? 64 : kWidth % 32 == 0 ? 32 : 16;
   static constexpr int kTermSize = kHeight * kWidth;  // elements
   static constexpr int kSize = kTerms * kTermSize;
   static constexpr int kBytes = kSize * 2;

@@ -73,6 +73,28 @@ KLA_TILE_FUNCTION void LoadMatrices(std::uint32_t (&r)[4], const void* row) {
   }
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define KLA_TILE_STORES_MATRICES true
+#else
+#define KLA_TILE_STORES_MATRICES false
+#endif
+// The reverse, into shared memory; from compute capability 9.0 on.
+template <bool kTranspose>
+KLA_TILE_FUNCTION void StoreMatrices(const std::uint32_t (&r)[4], void* row) {
+#if KLA_TILE_STORES_MATRICES
+  if constexpr (kTranspose) {
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%4], {%0, %1, %2, %3};\n" ::"r"(r[0]),
+        "r"(r[1]), "r"(r[2]), "r"(r[3]), "r"(SharedAddress(row))
+        : "memory");
+  } else {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%4], {%0, %1, %2, %3};\n" ::"r"(r[0]),
+                 "r"(r[1]), "r"(r[2]), "r"(r[3]), "r"(SharedAddress(row))
+                 : "memory");
+  }
+#endif
+}
+
 // d [16, 8] += a [16, 16] b [16, 8]
 template <class E>
 KLA_TILE_FUNCTION void MultiplyAdd(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
@@ -124,6 +146,15 @@ KLA_TILE_FUNCTION void StoreUnit(T* to, bool aligned, const float (&x)[8]) {
     KLA_TILE_UNROLL
     for (int i = 0; i < 8; ++i) to[i] = Narrow<T>(x[i]);
   }
+}
+template <class E>
+KLA_TILE_FUNCTION void StoreNextTerm(float (&x)[8], E* to) {
+  uint4 pairs;
+  pairs.x = NextPair<E>(x[0], x[1]);
+  pairs.y = NextPair<E>(x[2], x[3]);
+  pairs.z = NextPair<E>(x[4], x[5]);
+  pairs.w = NextPair<E>(x[6], x[7]);
+  *reinterpret_cast<uint4*>(to) = pairs;
 }
 template <class T>
 KLA_TILE_FUNCTION void CopyUnit(T* to, const T* from, bool aligned) {

@@ -127,6 +127,14 @@ KLA_TILE_FUNCTION void Start(RegisterTile<kN>& sum, const RegisterOperand<E, kTe
 }
 
 template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
+KLA_TILE_FUNCTION void StartMultiplyTransposed(RegisterTile<kN>& sum,
+                                               const RegisterOperand<E, kTerms, kD>& a,
+                                               const Operand<E, kTerms, kHeight, kWidth>& tile,
+                                               int row = 0, int column = 0) {
+  Start<true>(sum, a, tile, row, column);
+}
+
+template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
 KLA_TILE_FUNCTION void MultiplyTransposed(RegisterTile<kN>& sum,
                                           const RegisterOperand<E, kTerms, kD>& a,
                                           const Operand<E, kTerms, kHeight, kWidth>& tile,
