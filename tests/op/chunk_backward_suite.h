@@ -65,17 +65,19 @@ TYPED_TEST_P(ChunkBackwardTest, MatchesReference) {
   for (const Case& c : ChunkCases(TypeParam::kChunkTokens)) this->ExpectMatchesReference(c, ++seed);
 }
 
-TYPED_TEST_P(ChunkBackwardTest, EveryStepSize) {
+TYPED_TEST_P(ChunkBackwardTest, OtherStepSizes) {
   const Case c{.name = "small_keys",
                .tokens = 100,
                .key_heads = 1,
                .value_heads = 2,
                .key_scale = 0.25 / std::sqrt(static_cast<double>(TypeParam::kKeyDim))};
-  this->template ExpectMatchesReference<RelaxedKaczmarz>(c, 1);
-  this->template ExpectMatchesReference<Kaczmarz>(c, 2);
   this->template ExpectMatchesReference<Gdn>(c, 3);
-  this->template ExpectMatchesReference<Longhorn>(c, 4);
-  this->template ExpectMatchesReference<PlainDelta>(c, 5);
+  if constexpr (kRunsEveryStepSize<TypeParam>) {
+    this->template ExpectMatchesReference<RelaxedKaczmarz>(c, 1);
+    this->template ExpectMatchesReference<Kaczmarz>(c, 2);
+    this->template ExpectMatchesReference<Longhorn>(c, 4);
+    this->template ExpectMatchesReference<PlainDelta>(c, 5);
+  }
 }
 
 TYPED_TEST_P(ChunkBackwardTest, ChunkStatesSaveRecomputation) {
@@ -124,7 +126,7 @@ TYPED_TEST_P(ChunkBackwardTest, SameBitsForEveryThreadCount) {
 TYPED_TEST_P(ChunkBackwardTest, SameBitsForEveryThreadCount) { GTEST_SKIP() << "no OpenMP"; }
 #endif
 
-REGISTER_TYPED_TEST_SUITE_P(ChunkBackwardTest, MatchesReference, EveryStepSize,
+REGISTER_TYPED_TEST_SUITE_P(ChunkBackwardTest, MatchesReference, OtherStepSizes,
                             ChunkStatesSaveRecomputation, SameBitsForEveryThreadCount);
 
 }  // namespace kla::test

@@ -44,18 +44,20 @@ TYPED_TEST_P(ChunkForwardTest, MatchesOracle) {
   for (const Case& c : ChunkCases(TypeParam::kChunkTokens)) this->ExpectMatchesOracle(c, ++seed);
 }
 
-TYPED_TEST_P(ChunkForwardTest, EveryStepSize) {
+TYPED_TEST_P(ChunkForwardTest, OtherStepSizes) {
   // Components small enough that |k|^2 eta < 2 for the step sizes that do not divide by |k|^2.
   const Case c{.name = "small_keys",
                .tokens = 100,
                .key_heads = 1,
                .value_heads = 2,
                .key_scale = 0.25 / std::sqrt(static_cast<double>(TypeParam::kKeyDim))};
-  this->template ExpectMatchesOracle<RelaxedKaczmarz>(c, 1);
-  this->template ExpectMatchesOracle<Kaczmarz>(c, 2);
   this->template ExpectMatchesOracle<Gdn>(c, 3);
-  this->template ExpectMatchesOracle<Longhorn>(c, 4);
-  this->template ExpectMatchesOracle<PlainDelta>(c, 5);
+  if constexpr (kRunsEveryStepSize<TypeParam>) {
+    this->template ExpectMatchesOracle<RelaxedKaczmarz>(c, 1);
+    this->template ExpectMatchesOracle<Kaczmarz>(c, 2);
+    this->template ExpectMatchesOracle<Longhorn>(c, 4);
+    this->template ExpectMatchesOracle<PlainDelta>(c, 5);
+  }
 }
 
 #if defined(_OPENMP)
@@ -146,7 +148,7 @@ TYPED_TEST_P(ChunkForwardTest, FinalStateMayBeInitialState) {
   EXPECT_TRUE(state.key_rows.SameBits(apart.final_state.key_rows));
 }
 
-REGISTER_TYPED_TEST_SUITE_P(ChunkForwardTest, MatchesOracle, EveryStepSize,
+REGISTER_TYPED_TEST_SUITE_P(ChunkForwardTest, MatchesOracle, OtherStepSizes,
                             SameBitsForEveryThreadCount, ChunkStatesAreThoseThatEnterEachChunk,
                             FinalStateMayBeInitialState);
 

@@ -110,17 +110,19 @@ TYPED_TEST_P(DecodeStepTest, MatchesOracle) {
   }
 }
 
-TYPED_TEST_P(DecodeStepTest, EveryStepSize) {
+TYPED_TEST_P(DecodeStepTest, OtherStepSizes) {
   const Case c{.name = "small_keys",
                .tokens = 20,
                .key_heads = 1,
                .value_heads = 2,
                .key_scale = 0.25 / std::sqrt(static_cast<double>(TypeParam::kKeyDim))};
-  this->template ExpectMatchesOracle<RelaxedKaczmarz>(c, 2, 1);
-  this->template ExpectMatchesOracle<Kaczmarz>(c, 2, 2);
   this->template ExpectMatchesOracle<Gdn>(c, 2, 3);
-  this->template ExpectMatchesOracle<Longhorn>(c, 2, 4);
-  this->template ExpectMatchesOracle<PlainDelta>(c, 2, 5);
+  if constexpr (kRunsEveryStepSize<TypeParam>) {
+    this->template ExpectMatchesOracle<RelaxedKaczmarz>(c, 2, 1);
+    this->template ExpectMatchesOracle<Kaczmarz>(c, 2, 2);
+    this->template ExpectMatchesOracle<Longhorn>(c, 2, 4);
+    this->template ExpectMatchesOracle<PlainDelta>(c, 2, 5);
+  }
 }
 
 // Sequence 0 in slot 4, sequence 1 skipped, sequence 2 in slot 1; slots 0, 2 and 3 belong to
@@ -223,7 +225,7 @@ TYPED_TEST_P(DecodeStepTest, SameBitsForEveryThreadCount) {
 TYPED_TEST_P(DecodeStepTest, SameBitsForEveryThreadCount) { GTEST_SKIP() << "no OpenMP"; }
 #endif
 
-REGISTER_TYPED_TEST_SUITE_P(DecodeStepTest, MatchesOracle, EveryStepSize, SlotsAreHonoured,
+REGISTER_TYPED_TEST_SUITE_P(DecodeStepTest, MatchesOracle, OtherStepSizes, SlotsAreHonoured,
                             AgreesWithChunkForward, SameBitsForEveryThreadCount);
 
 }  // namespace kla::test

@@ -28,6 +28,12 @@ struct Config {
   static constexpr Index kChunkTokens = kChunkLength<Backend, Shape, T>;
 };
 
+// The step size reaches a kernel as three scalars a token, through code that no head shape changes.
+// All of them run at the paper's shape and where sizes are known at run time; Gated DeltaNet's,
+// which differs most from KLA's, everywhere.
+template <class C>
+constexpr bool kRunsEveryStepSize = C::kDynamicShape || C::kKeyDim == 96;
+
 template <class T>
 std::string TypeName() {
   if constexpr (std::is_same_v<T, float>) return "f32";
