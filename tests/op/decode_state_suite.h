@@ -265,6 +265,11 @@ TYPED_TEST_P(DecodeStateTest, BadArgumentsThrowAndChangeNothing) {
        },
        "kla::DecodeState::Load: argument 'slots': expected -1 or a slot below 4, given 4"},
       {[&] {
+         pool.Load(two.ref(), std::vector<Index>{3, 3});
+       },
+       "kla::DecodeState::Load: argument 'slots': expected every slot at most once, given slot 3 "
+       "again at position 1"},
+      {[&] {
          pool.Store(two.ref(), std::vector<std::int32_t>{0, -2});
        },
        "kla::DecodeState::Store: argument 'slots': expected -1 or a slot below 4, given -2"},

@@ -58,6 +58,8 @@ struct StatePacking {
 // best: only Load and Store say what is inside. One sequence occupies one slot.
 //   DecodeState<Simd, Shape<96, 192>> state(/*slots=*/64, /*value_heads=*/12);
 // State is the storage type: float, bfloat16, float16, double or the scalar of a Reference run.
+// Errors throw std::invalid_argument and change nothing. A pool serves one call at a time, even
+// where calls name different slots; its executor spreads a call over threads.
 template <class Backend, HeadShape Shape, class State = float>
 class DecodeState : public internal::PoolSizes<Shape, Backend> {
   using Sizes = internal::PoolSizes<Shape, Backend>;
@@ -100,7 +102,8 @@ class DecodeState : public internal::PoolSizes<Shape, Backend> {
   }
 
   // From [N, HV, K, V] or [N, HV, V, K] into slots[n], or into slot n if slots is left out. A slot
-  // of -1 is skipped. Values are converted to State with rounding to nearest.
+  // of -1 is skipped; no other one may come twice. Values are converted to State with rounding
+  // to nearest.
   template <class U>
   void Load(const StateRef<U>& states, const IndexList& slots = {}) {
     Sizes::CheckTransfer("Load", states, slots);
@@ -114,8 +117,8 @@ class DecodeState : public internal::PoolSizes<Shape, Backend> {
     Load(StateRef<const U>(states), slots);
   }
 
-  // The reverse: slots[n] into sequence n of [N, HV, K, V] or [N, HV, V, K]. Sequences whose slot
-  // is -1 are left as they are.
+  // The reverse: slots[n] into sequence n of [N, HV, K, V] or [N, HV, V, K]; several sequences may
+  // name one slot. Sequences whose slot is -1 are left as they are.
   template <class U>
   void Store(const StateRef<U>& states, const IndexList& slots = {}) const {
     Sizes::CheckTransfer("Store", states, slots);

@@ -48,17 +48,7 @@ class PoolSizes {
     KLA_CHECK(slots.size() == count, operation, "slots",
               "one slot for each of N = " + std::to_string(count) + " sequences",
               std::to_string(slots.size()));
-    if (slots.on_device()) return;
-    ++call_;
-    for (Index n = 0; n < count; ++n) {
-      const Index slot = slots[n];
-      if (slot == -1) continue;
-      CheckRange(operation, "slots", slot, "-1 or ");
-      auto& last_use = last_use_[static_cast<std::size_t>(slot)];
-      KLA_CHECK(last_use != call_, operation, "slots", "every slot at most once",
-                "slot " + std::to_string(slot) + " again at position " + std::to_string(n));
-      last_use = call_;
-    }
+    if (!slots.on_device()) CheckWritten(operation, slots);
   }
 
  protected:
@@ -72,7 +62,8 @@ class PoolSizes {
               "a list in device memory");
   }
 
-  // Of methods that move states in and out.
+  // Of Store, which reads the pool, and, not const, of Load, which writes it: that one may not name
+  // a slot twice.
   template <class U>
   void CheckTransfer(const char* method, const StateRef<U>& states, const IndexList& slots) const {
     const Method operation{method};
@@ -96,6 +87,11 @@ class PoolSizes {
       if (slots[n] != -1) CheckRange(operation, "slots", slots[n], "-1 or ");
     }
   }
+  template <class U>
+  void CheckTransfer(const char* method, const StateRef<U>& states, const IndexList& slots) {
+    static_cast<const PoolSizes&>(*this).CheckTransfer(method, states, slots);
+    CheckWritten(Method{method}, slots);
+  }
 
  private:
   // The name of a method in an error message, put together when it is needed.
@@ -110,6 +106,21 @@ class PoolSizes {
     KLA_CHECK(slot >= 0 && slot < slots_, operation, argument,
               std::string(alternative) + "a slot below " + std::to_string(slots_),
               std::to_string(slot));
+  }
+
+  // Each in range or -1, none twice.
+  template <class Operation>
+  void CheckWritten(const Operation& operation, const IndexList& slots) {
+    ++call_;
+    for (Index n = 0; n < slots.size(); ++n) {
+      const Index slot = slots[n];
+      if (slot == -1) continue;
+      CheckRange(operation, "slots", slot, "-1 or ");
+      auto& last_use = last_use_[static_cast<std::size_t>(slot)];
+      KLA_CHECK(last_use != call_, operation, "slots", "every slot at most once",
+                "slot " + std::to_string(slot) + " again at position " + std::to_string(n));
+      last_use = call_;
+    }
   }
 
   static void CheckDim(const char* name, Index given, Index fixed) {
