@@ -25,8 +25,8 @@ struct AttentionConfig {
 };
 
 // Per head, with d = D / heads, s = d^-1/2, q and k rotated by their position (rotary.h):
-//   [q | k | v] = x Wᵀ        P_ij = exp(s q_i·k_j − L_i) for j ≤ i, L_i = ln Σ_{j≤i} exp(s
-//   q_i·k_j) o = P v                   y = o W_outᵀ
+//   [q | k | v] = x Wᵀ     P_ij = exp(s q_i·k_j − L_i) for j ≤ i     o = P v     y = o W_outᵀ
+//   L_i = ln Σ_{j≤i} exp(s q_i·k_j)
 // Backward recomputes P from L, kBlock query rows at a time, so that memory stays linear in time:
 //   dv = Pᵀ do    dP = do vᵀ    dS_ij = P_ij (dP_ij − do_i·o_i)    dq = s dS k    dk = s dSᵀ q
 // Block form after Dao et al., FlashAttention, 2022; rotation after Su et al., RoFormer, 2021.
