@@ -4,8 +4,10 @@
 #define KLA_BACKEND_CUDA_DECODE_KERNEL_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kla/backend/cuda/decode_block.h"
+#include "kla/backend/cuda/decode_deferred.h"
 #include "kla/backend/cuda/decode_pool.h"
 #include "kla/backend/cuda/decode_tile.h"
 #include "kla/core/scalar.h"
@@ -65,11 +67,14 @@ struct DecodeBody {
   using Tile = StateTile<Tiling, kColumns, State>;
   static constexpr int kThreads = 128;
   static constexpr int kBlocksPerSm = 4;  // bounds the registers to 128, which suffice
+  static constexpr bool kStepsBesidePending = kDeferred;  // takes more registers: launch.cuh
   static constexpr int kBlockColumns = kThreads / Tiling::kLanes * kColumns;
   static constexpr int kSlab = Tiling::kPaddedKey <= 256 ? 16 : 4;  // tokens staged at a time
+  static constexpr int kRow = (Tiling::kPaddedKey + 31) / 32;  // of a key row, per thread of a warp
   static_assert(kColumns <= Tiling::kLanes, "kla: each lane writes at most one column of o");
 
-  struct Shared {
+  struct Nothing {};
+  struct Shared : std::conditional_t<kDeferred, PendingProducts<kSlab>, Nothing> {
     alignas(16) float q[kSlab][Tiling::kPaddedKey];  // q^
     alignas(16) float k[kSlab][Tiling::kPaddedKey];  // k~
     float v[kSlab][kBlockColumns];
@@ -97,16 +102,29 @@ struct DecodeBody {
     // while the tile is in flight.
     auto tile = block.template MakePrivate<Tile>();
     auto rows = block.template MakePrivate<Rows>();
+    History history;
+    if constexpr (kDeferred) history = GetHistory(pool, pool_head, block_first);
     block.ForEachThread([&](int thread) {
       LoadRows(at, 0, head, thread, rows[thread]);
       tile[thread].Load(state, FirstColumn(block_first, thread), pool.value_dim, Lane(thread));
     });
+    if constexpr (kDeferred) {
+      if (at.length == 1 && history.pending < pool.capacity && history.pending < kSlab) {
+        StepBesidePending(block, *this, at, head, block_first, pool_head, history, tile, rows,
+                          shared);
+        if (block_first == 0) {
+          Remember(block, shared, at, 0, 1, head,
+                   pool.RowAt(pool_head, history.bank) + history.pending);
+        }
+        ++history.pending;
+        SetHistory(block, pool, pool_head, block_first, kBlockColumns, history);
+        return;
+      }
+    }
     // Calls of more tokens than there is room to remember write the state at once.
     const auto length = static_cast<int>(at.length);
     const bool remembers = kDeferred && length <= pool.capacity;
-    History history;
     if constexpr (kDeferred) {
-      history = GetHistory(pool, pool_head, block_first);
       ReplayPending(block, pool_head, history, block_first, shared, tile);
       if (remembers && history.pending + length > pool.capacity) {
         StoreTile(block, state, block_first, tile);
@@ -122,8 +140,8 @@ struct DecodeBody {
       block.Barrier();
       KLA_NO_UNROLL
       for (int token = 0; token < count; ++token) {
-        Step(block, shared, at, first + token, token, head, block_first,
-             remembers ? row + first + token : -1, tile);
+        Step<false>(block, shared, at, first + token, token, head, block_first,
+                    remembers ? row + first + token : -1, 0, tile);
       }
       if (remembers && block_first == 0) Remember(block, shared, at, first, count, head, row);
     }
@@ -143,9 +161,8 @@ struct DecodeBody {
     return block_first + thread / Tiling::kLanes * kColumns;
   }
 
- private:
+  // The parts of a step, of which StepBesidePending takes some.
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kRow = (Tiling::kPaddedKey + 31) / 32;  // of a key row, per thread of a warp
 
   // A row of q and of k, spread over a warp, and the token's gates.
   struct Rows {
@@ -232,14 +249,28 @@ struct DecodeBody {
     }
   }
 
-  // One token, from shared memory; its delta is remembered in `row`, unless that is -1.
-  template <class Block, class Tiles>
+  // One token, from shared memory; its delta is remembered in `row`, unless that is -1. The tile is
+  // brought up to date, or (kBesidePending) is the stored state, which stays as it is while
+  // `pending` tokens add their part.
+  template <bool kBesidePending, class Block, class Tiles>
   KLA_BLOCK_FUNCTION void Step(const Block& block, const Shared& shared, const SequenceEntry& at,
-                               int t, int token, int head, int block_first, Index row,
+                               int t, int token, int head, int block_first, Index row, int pending,
                                Tiles& tile) const {
     auto sums = block.template MakePrivate<Sums<float, 2 * kColumns>>();
     block.ForEachThread([&](int thread) {
       tile[thread].Recall(shared.k[token], shared.q[token], Lane(thread), sums[thread]);
+      if constexpr (kBesidePending) {
+        for (float& sum : sums[thread].value) sum *= shared.stored_decay;
+        KLA_NO_UNROLL
+        for (int i = Lane(thread); i < pending; i += Tiling::kLanes) {
+          KLA_UNROLL
+          for (int c = 0; c < kColumns; ++c) {
+            const float delta = shared.v[1 + i][FirstColumn(0, thread) + c];
+            sums[thread].value[c] += shared.recall[i] * delta;
+            sums[thread].value[kColumns + c] += shared.read[i] * delta;
+          }
+        }
+      }
     });
     block.template GroupSum<Tiling::kLanes>(sums);
     const float a = shared.decay[token], b = shared.step[token];
@@ -260,7 +291,7 @@ struct DecodeBody {
           own_delta = delta[c];
         }
       }
-      tile[thread].Update(a, shared.k[token], delta, lane);
+      if constexpr (!kBesidePending) tile[thread].Update(a, shared.k[token], delta, lane);
       if (lane < kColumns && first + lane < pool.value_dim) {
         o[first + lane] = static_cast<T>(out);
         if constexpr (kDeferred) {
@@ -280,19 +311,8 @@ struct DecodeBody {
     for (int first = 0; first < history.pending; first += kSlab) {
       const int count = history.pending - first < kSlab ? history.pending - first : kSlab;
       const Index row = pool.RowAt(pool_head, history.bank) + first;
-      block.ForEachThread([&](int thread) {
-        for (int i = thread; i < count * Tiling::kPaddedKey; i += kThreads) {
-          shared.k[i / Tiling::kPaddedKey][i % Tiling::kPaddedKey] =
-              pool.keys[row * Tiling::kPaddedKey + i];
-        }
-        for (int i = thread; i < count * kBlockColumns; i += kThreads) {
-          const int token = i / kBlockColumns, column = i % kBlockColumns;
-          const bool exists = block_first + column < pool.value_dim;
-          shared.v[token][column] =
-              exists ? pool.deltas[(row + token) * pool.value_dim + block_first + column] : 0.0f;
-        }
-        if (thread < count) shared.step[thread] = pool.log_decay[row + thread];
-      });
+      CopyPending<DecodeBody>(block, pool, row, count, block_first, 0, shared, shared.step);
+      WaitForCopies();
       block.Barrier();
       block.ForEachThread([&](int thread) {
         if (thread >= count) return;

@@ -51,6 +51,29 @@ KLA_BLOCK_FUNCTION void StoreGlobalWords(const Words& words, void* to) {
 #endif
 }
 
+// kBytes, 4 or 16, from global to shared memory by way of no register: the copies of a loop are all
+// under way at once. In place after WaitForCopies and, for other threads, a barrier.
+template <int kBytes>
+KLA_BLOCK_FUNCTION void CopyToShared(const void* from, void* to) {
+  static_assert(kBytes == 4 || kBytes == 16);
+#if defined(__CUDACC__)
+  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at), "l"(from) : "memory");
+  }
+#else
+  std::memcpy(__builtin_assume_aligned(to, kBytes), __builtin_assume_aligned(from, kBytes), kBytes);
+#endif
+}
+
+KLA_BLOCK_FUNCTION void WaitForCopies() {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 // Two 16-bit elements, the first in the low half of the word.
 template <class T>
 KLA_BLOCK_FUNCTION std::uint32_t PackPair(float first, float second) {

@@ -23,7 +23,8 @@ constexpr int ResidentBlocks() {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 900
   constexpr int kFewer = 0;
 #elif __CUDA_ARCH__ < 900
-  constexpr int kFewer = 1;
+  constexpr int kFewer = requires { requires Body::kStepsBesidePending; }
+  ? 2 : 1;
 #else
   constexpr int kFewer = 2;
 #endif
