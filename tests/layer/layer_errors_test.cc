@@ -6,6 +6,7 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -167,6 +168,13 @@ TEST_F(LayerCallErrorsTest, Backward) {
   Expect([&] { layer_.Backward(dy, inference, gradients_); },
          at + "workspace': expected one that a Forward filled with keep_for_backward, given one "
               "without");
+  LayerWorkspace<float> filled, taken;
+  layer_.Forward(dy, filled);
+  taken = std::move(filled);
+  Expect([&] { layer_.Backward(dy, filled, gradients_); },  // NOLINT(bugprone-use-after-move)
+         at + "workspace': expected one that a Forward filled with keep_for_backward, given one "
+              "without");
+  EXPECT_EQ(Values(layer_.Backward(dy, taken, scratch_)), dx_);
   const auto other = MakeLayer<Layer>({.model_dim = 20, .num_heads = 1});
   auto other_gradients = other.MakeGradients();
   Expect([&] { other.Backward(dy, workspace_, other_gradients); },

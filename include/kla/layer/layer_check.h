@@ -83,7 +83,8 @@ class LayerCheck {
 
   template <class T>
   void Kept(const LayerBuffers<T>& buffers) const {
-    KLA_CHECK(buffers.kept, operation_, "workspace",
+    const bool moved_from = buffers.y.size_bytes() == 0;
+    KLA_CHECK(buffers.kept && !moved_from, operation_, "workspace",
               "one that a Forward filled with keep_for_backward", "one without");
     KLA_CHECK(*buffers.sizes == sizes_, operation_, "workspace",
               "one that a layer of these sizes filled, [D, H, HV, K, V] = " + Text(sizes_),
