@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the figures of README.md from the JSON of the benchmarks.
+"""Draws the figures of README.md from the JSON of the benchmarks and the CSV of bench/quality.
 
   bench_decode_step --benchmark_repetitions=9 --benchmark_out=decode.json --benchmark_out_format=json
   bench_chunk       --benchmark_repetitions=5 --benchmark_out=chunk.json  --benchmark_out_format=json
   bench/plot.py decode.json chunk.json --out bench/figures
+  bench/plot.py bench/quality/results.csv --out bench/figures
 
-Medians over the repetitions; the band is their smallest and largest value. Figures whose benchmarks
-are not in the files are left out, and said so.
+Benchmarks: medians over the repetitions; the band is their smallest and largest value. Quality: means
+over the seeds; the bars are one sample standard deviation. Figures whose numbers are not in the files
+are left out, and said so.
 """
 
 import argparse
 import collections
+import csv
 import json
+import math
 import pathlib
 import re
 import statistics
@@ -124,18 +128,84 @@ def roofline_figure(runs, axes):
     return True
 
 
+def load_quality(paths):
+    """(task, mixer) -> kind -> x -> [value a seed]; x is the length, or the step of a curve."""
+    runs = collections.defaultdict(lambda: collections.defaultdict(
+        lambda: collections.defaultdict(list)))
+    for path in paths:
+        for row in csv.DictReader(pathlib.Path(path).read_text().splitlines()):
+            x = int(row["step" if row["kind"] == "curve" else "length"])
+            perplexity = row["task"] == "text"
+            value = math.exp(float(row["nats"])) if perplexity else 100 * float(row["accuracy"])
+            runs[row["task"], row["mixer"]][row["kind"]][x].append(value)
+    return runs
+
+
+MIXERS = ("kla", "gdn", "relaxed-kaczmarz", "kaczmarz", "longhorn", "plain-delta", "attention")
+
+
+def quality_figure(runs, task, kind, axes):
+    """Mean and standard deviation over the seeds, one line a mixer."""
+    drawn = False
+    for number, mixer in enumerate(MIXERS):
+        points = sorted(runs[task, mixer][kind].items()) if (task, mixer) in runs else []
+        if not points:
+            continue
+        x = [point[0] for point in points]
+        mean = [statistics.fmean(values) for _, values in points]
+        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+        seeds = len(points[0][1])
+        axes.errorbar(x, mean, yerr=spread, capsize=2, marker="o", markersize=3,
+                      color=f"C{number}", label=f"{mixer} ({seeds} seed{'s'[:seeds > 1]})")
+        drawn = True
+        if kind == "test":
+            axes.set(xscale="log")
+            axes.set_xticks(x, [f"{length // 1024}K" if length >= 1024 else str(length)
+                                for length in x])
+            axes.minorticks_off()
+    value = "perplexity a byte" if task == "text" else "accuracy [%]"
+    length = "context [bytes]" if task == "text" else "length [tokens]"
+    axes.set(xlabel="training step" if kind == "curve" else length,
+             ylabel=value, title=f"{task}: " + ("while training" if kind == "curve" else "held out"))
+    if task == "text" and kind == "curve":
+        axes.set_ylim(top=12)  # the first steps are off the scale
+    return drawn
+
+
+def draw_quality(runs, out):
+    for task in sorted({task for task, _ in runs}):
+        canvas, pair = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+        for axes, kind in zip(pair, ("test", "curve")):
+            quality_figure(runs, task, kind, axes)
+            axes.grid(alpha=0.3)
+        pair[0].legend(fontsize=8)
+        save(canvas, out / f"quality_{task}.svg")
+
+
+def save(canvas, path):
+    canvas.savefig(path, metadata={"Date": None})
+    print(path)
+    plt.close(canvas)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", nargs="+", help="output files of the benchmarks")
+    parser.add_argument("files", nargs="+", help="JSON of the benchmarks, or CSV of bench/quality")
     parser.add_argument("--out", default="bench/figures", help="folder for the SVG files")
     arguments = parser.parse_args()
-    runs, contexts = load(arguments.json)
-    if not runs:
-        sys.exit("no single runs in these files: leave out --benchmark_report_aggregates_only")
     out = pathlib.Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "kla"  # the same file from the same numbers
+    tables = [path for path in arguments.files if path.endswith(".csv")]
+    if tables:
+        draw_quality(load_quality(tables), out)
+    benchmarks = [path for path in arguments.files if path not in tables]
+    if not benchmarks:
+        return
+    runs, contexts = load(benchmarks)
+    if not runs:
+        sys.exit("no single runs in these files: leave out --benchmark_report_aggregates_only")
     for name, figure in (("decode", decode_figure), ("prefill", prefill_figure),
                          ("roofline", roofline_figure)):
         canvas, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
@@ -143,11 +213,10 @@ def main():
             axes.legend(fontsize=8)
             axes.grid(alpha=0.3)
             canvas.supxlabel("; ".join(contexts), fontsize=7)
-            canvas.savefig(out / f"{name}.svg", metadata={"Date": None})
-            print(out / f"{name}.svg")
+            save(canvas, out / f"{name}.svg")
         else:
             print(f"{name}: its benchmarks are not in these files", file=sys.stderr)
-        plt.close(canvas)
+            plt.close(canvas)
 
 
 if __name__ == "__main__":
