@@ -10,25 +10,13 @@
 #include "kla/core/concepts.h"
 #include "kla/core/scalar.h"
 #include "kla/layer/few_rows.h"
+#include "kla/layer/panels.h"
 
 static_assert(
     EIGEN_VERSION_AT_LEAST(3, 4, 0),
     "kla: the layer needs Eigen 3.4, whose matrix product it calls; install a newer Eigen");
 
 namespace kla::internal {
-
-// A row-major matrix in somebody else's memory.
-template <class T>
-struct MatrixRef {
-  T* data;
-  Index rows, columns;
-  Index stride;  // elements from one row to the next
-
-  operator MatrixRef<const T>() const  // NOLINT(google-explicit-constructor)
-      requires(!std::is_const_v<T>) {
-    return {data, rows, columns, stride};
-  }
-};
 
 enum class Operand { kAsIs, kTransposed };
 enum class Result { kOverwrite, kAccumulate };

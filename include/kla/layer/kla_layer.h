@@ -40,6 +40,7 @@
 #include "kla/layer/backward_passes.h"
 #include "kla/layer/config.h"
 #include "kla/layer/forward_passes.h"
+#include "kla/layer/kla_layer_declaration.h"
 #include "kla/layer/layer_check.h"
 #include "kla/layer/parameters.h"
 #include "kla/layer/state.h"
@@ -48,27 +49,10 @@
 
 namespace kla {
 
-// State is a LayerState.
-template <class State>
-struct ForwardOptions {
-  // Packs N sequences into one batch row; neither recurrence nor convolution sees across.
-  IndexList cu_seqlens = {};
-  const State* initial_state = nullptr;  // sequences continue from it; left out: they start
-  State* final_state = nullptr;          // receives where they end; may be initial_state
-  // [N]: the slot of sequence n in both; -1: starts from zero, its end is not stored. Left out:
-  // slot n.
-  IndexList slots = {};
-  bool keep_for_backward = true;  // false: less memory and time, and no Backward
-};
-
-// What Backward does with the gradients that it is given.
-enum class GradientMode { kOverwrite, kAccumulate };
-
 // T is float, double or, with Reference, a scalar of yours; StateElement is the storage type of a
 // LayerState. All methods that are const may run at once, each with a workspace or state of its
 // own. They throw std::invalid_argument for a bad argument, before anything is written.
-template <class Backend, HeadShape Shape, StepSizePolicy StepSize = Kla, class T = float,
-          class StateElement = Accumulator<T>>
+template <class Backend, HeadShape Shape, StepSizePolicy StepSize, class T, class StateElement>
 class KlaLayer {
   static_assert(std::is_same_v<T, Accumulator<T>>,
                 "kla: KlaLayer computes in float, double or a scalar of yours; for states in 16 "
@@ -92,6 +76,11 @@ class KlaLayer {
   void Initialize(std::mt19937_64& random) { parameters_.Initialize(random); }
   Parameters MakeGradients() const { return Parameters(sizes()); }  // zero
   State MakeState(Index slots) const { return State(sizes(), slots); }
+  // For a Forward of x [batch, tokens, D] with these options, as on other backends; this workspace
+  // grows when it must, and Workspace() does as well.
+  Workspace MakeWorkspace(Index /*batch*/, Index /*tokens*/, const Options& = {}) const {
+    return {};
+  }
 
   // x [B, T, D] -> y [B, T, D], which lies in the workspace until its next Forward. Unless
   // keep_for_backward is false, x must stay as it is until Backward. The gradient does not reach

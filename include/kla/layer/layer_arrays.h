@@ -9,6 +9,7 @@
 #include "kla/layer/config.h"
 #include "kla/layer/dense.h"
 #include "kla/layer/gated_rms_norm.h"
+#include "kla/layer/panels.h"
 #include "kla/layer/parameters.h"
 #include "kla/layer/short_conv.h"
 #include "kla/layer/token_gates.h"
@@ -16,24 +17,6 @@
 #include "kla/op/problem.h"
 
 namespace kla::internal {
-
-// The rows of a [B, T, D] view as matrices, f(first row, matrix): one matrix if the rows are evenly
-// spaced, else one for each batch row.
-template <class U, class F>
-void ForEachPanel(const ModelView<U>& view, const F& f) {
-  const Index batch = view.template extent<Batch>(), tokens = view.template extent<Time>();
-  const Index columns = view.template extent<Model>();
-  const Index row = view.template stride<Time>(), batch_row = view.template stride<Batch>();
-  if (batch <= 1 || batch_row == tokens * row) {
-    f(Index{0}, MatrixRef<U>{view.data(), batch * tokens, columns, row});
-  } else if (tokens == 1) {
-    f(Index{0}, MatrixRef<U>{view.data(), batch, columns, batch_row});
-  } else {
-    for (Index b = 0; b < batch; ++b) {
-      f(b * tokens, MatrixRef<U>{view.data() + b * batch_row, tokens, columns, row});
-    }
-  }
-}
 
 template <class T>
 class LayerArrays {

@@ -118,6 +118,18 @@ class PooledLayerState {
     }
   }
 
+  // Copies a slot, to fork a sequence at a shared prefix or to keep a checkpoint.
+  void Copy(Index from, Index to, const Executor& executor = {}) {
+    recurrent_.Copy(from, to, executor);
+    const Index window = kWindowRows * conv_channels(), heads = value_heads();
+    if (from == to) return;
+    windows_.CopyWithin(from * window, to * window, window, Platform::Queue(executor));
+    positions_.CopyWithin(from * heads, to * heads, heads, Platform::Queue(executor));
+  }
+  Index size_bytes() const {
+    return recurrent_.size_bytes() + static_cast<Index>(windows_.Bytes() + positions_.Bytes());
+  }
+
   // What the kernel takes.
   T* windows() const { return windows_.data(); }
   std::int32_t* positions() const { return positions_.data(); }

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// layer: KlaLayer on a device, to decode and to prefill. Needs cuBLAS, which the target kla::cuda
+// links where CMake finds it; with nvcc alone, -lcublas.
+//
+//   kla::KlaLayer<kla::Cuda, kla::Shape<96, 192>, kla::Kla, kla::bfloat16> layer(
+//       {.model_dim = 1536, .num_heads = 12});
+//   layer.parameters().Load(host_layer.parameters());          // or Initialize(random)
+//   auto state = layer.MakeState(/*slots=*/1);
+//   auto workspace = layer.MakeWorkspace(/*batch=*/1, prompt_length);
+//   layer.Forward(prompt, workspace, {.final_state = &state}, {.stream = stream});
+//   layer.Step(x_t, state, y_t, {}, {.stream = stream});       // may be captured in a graph
+//
+// The same names and functions as on a CPU (kla_layer.h); x, y and the parameters lie in device
+// memory, T may be float, bfloat16 or float16. A Step is a product, one kernel (LayerStep) and a
+// product; a Forward has five kernels between its products. Backward does not compile.
+#ifndef KLA_LAYER_CUDA_LAYER_CUH_
+#define KLA_LAYER_CUDA_LAYER_CUH_
+
+#include "kla/backend/cuda/chunk.cuh"
+#include "kla/backend/cuda/layer_step.cuh"
+#include "kla/backend/cuda/products.cuh"
+#include "kla/layer/device_layer.h"
+
+namespace kla {
+
+namespace device {
+
+struct CudaLayerPlatform : DevicePlatform {
+  static constexpr std::string_view kName = "Cuda";
+  using Products = CudaProducts;
+
+  template <class T>
+  static void Zero(T* data, Index count, const Executor& executor) {
+    CheckCuda(
+        cudaMemsetAsync(data, 0, static_cast<std::size_t>(count) * sizeof(T), executor.stream),
+        "clearing device memory");
+  }
+  template <class Shape, class StepSize, class T, class State>
+  static std::size_t ChunkForwardBytes(const ChunkForwardArgs<T, State>& args) {
+    return ChunkForwardWorkspaceBytes<Cuda, Shape, StepSize>(args);
+  }
+  template <class Shape, class StepSize, class T, class State>
+  static void RunChunkForward(const ChunkForwardArgs<T, State>& args, void* memory,
+                              std::size_t bytes, const Executor& executor) {
+    ChunkForward<Cuda, Shape, StepSize>(
+        args, Executor{.stream = executor.stream, .workspace = memory, .workspace_bytes = bytes});
+  }
+};
+
+}  // namespace device
+
+template <HeadShape Shape, StepSizePolicy StepSize, class T, class StateElement>
+class KlaLayer<Cuda, Shape, StepSize, T, StateElement>
+    : public device::DeviceLayer<device::CudaLayerPlatform, Shape, StepSize, T, StateElement> {
+  using device::DeviceLayer<device::CudaLayerPlatform, Shape, StepSize, T,
+                            StateElement>::DeviceLayer;
+};
+
+}  // namespace kla
+
+#endif  // KLA_LAYER_CUDA_LAYER_CUH_
