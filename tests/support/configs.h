@@ -59,7 +59,8 @@ struct ConfigName {
 };
 
 using ReferenceConfigs =
-    ::testing::Types<Config<Reference, double, 12, 20>, Config<Reference, double, 16, 16, 16>,
+    ::testing::Types<Config<Reference, double, 12, 20>,
+                     Config<Reference, double, 16, 16, 16, ShapeKnown::kStatic, bfloat16>,
                      Config<Reference, float, 64, 32, 32>,
                      Config<Reference, float, 24, 40, 64, ShapeKnown::kDynamic>,
                      Config<Reference, bfloat16, 16, 32>, Config<Reference, float16, 16, 32>,

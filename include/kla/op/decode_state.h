@@ -14,16 +14,6 @@
 
 namespace kla {
 
-namespace internal {
-
-// Between storage types, rounded to nearest; from double to 16 bits by way of float.
-template <class To, class From>
-To ConvertElement(const From& value) {
-  return static_cast<To>(static_cast<Accumulator<To>>(static_cast<Accumulator<From>>(value)));
-}
-
-}  // namespace internal
-
 // How a backend keeps the state of one head in a DecodeState: Size elements of storage, all zero
 // for the zero state. This default is row-major [K, V]; a backend specialises it. Outside, element
 // (i, j) lies at [i * key_stride + j * value_stride].

@@ -116,7 +116,8 @@ void StoreState(const Matrix<R>& state, const StateRef<S>& states, Index sequenc
   S* data = states.Head(sequence, head);
   for (Index i = 0; i < state.rows; ++i) {
     for (Index j = 0; j < state.columns; ++j) {
-      data[i * states.key_stride + j * states.value_stride] = static_cast<S>(state(i, j));
+      data[i * states.key_stride + j * states.value_stride] =
+          internal::ConvertElement<S>(state(i, j));
     }
   }
 }

@@ -48,7 +48,8 @@ struct Kernel<DecodeStepOp<StepSize, T, State>, Reference, Shape> {
       T* out = args.o.Row(batch, begin + i, head);
       for (std::size_t j = 0; j < o.size(); ++j) out[j] = static_cast<T>(o[j]);
     }
-    for (std::size_t i = 0; i < s.data.size(); ++i) packed[i] = static_cast<State>(s.data[i]);
+    for (std::size_t i = 0; i < s.data.size(); ++i)
+      packed[i] = internal::ConvertElement<State>(s.data[i]);
   }
 };
 
