@@ -187,6 +187,7 @@ TYPED_TEST_P(SegmentsForwardTest, AreTaken) {
                                   .longest = 71,
                                   .columns = 2 * value_tiles,
                                   .map_columns = 2 * (value_tiles + key_tiles),
+                                  .maps_side_by_side = 1,
                                   .processors = device::CurrentCard().processors}),
             1);
 }

@@ -51,7 +51,8 @@ struct ChunkGradients {
 
   template <class Block>
   KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {
-    const Index chunk = block.index() / heads.key_heads, head = block.index() % heads.key_heads;
+    const Index chunk = Quotient(block.index(), heads.key_heads);
+    const Index head = block.index() - chunk * heads.key_heads;
     const ChunkSpan span = map.SpanOf(map.SequenceOf(chunk), chunk);
     const int steps = static_cast<int>(heads.GroupSize()) * kPasses * C::kValueTiles;
     block.Copy(reinterpret_cast<float*>(&shared.small.norms),
@@ -290,7 +291,8 @@ struct ChunkGradients {
           const float through = group == 0 ? x * w : -x * w;  // w is 0 where not inside
           rows.at[at.row_slot] += through;
           columns.at[at.column_slot] += group == 0 ? through : through * s.step[i];
-          x = inside ? x * factor * DecayBetweenRows(s, i, j) : 0.0f;
+          const float decayed = x * factor * DecayBetweenRows(s, i, j);
+          x = inside ? decayed : 0.0f;
         },
         inner, weight);
     rows.Reduce();
@@ -347,13 +349,10 @@ struct ChunkGradients {
     tile::Complete(from_state, recall, to_state);
     const int column = pass * kPass + part;
     tile::ForEachElement(
-        [&](const tile::Place& at, float& d_query, float& d_key, float& h) {
-          const int to = at.row * kPitch + column + at.column;
-          const float key = d_key + s.step[at.row] * h;
-          total.dq[to] = first ? d_query : total.dq[to] + d_query;
-          total.dk[to] = first ? key : total.dk[to] + key;
-        },
-        from_state, to_state, recall);
+        [&](const tile::Place& at, float& d_key, float& h) { d_key += s.step[at.row] * h; },
+        to_state, recall);
+    tile::AccumulateRows<kPitch>(from_state, total.dq + column, first);
+    tile::AccumulateRows<kPitch>(to_state, total.dk + column, first);
   }
 
   // The sum of a row's products with k^ or q^, times what turns these into k~ or q~.

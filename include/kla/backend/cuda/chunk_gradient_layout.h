@@ -123,7 +123,10 @@ class GradientRoomFor {
   }
   static constexpr int kPanel = C::KeyTile::kPanel;  // columns that lie together
   static constexpr int kKeyDim = C::kKeyDim;
-  static constexpr int kWidest = kKeyDim <= 128 ? kKeyDim : kKeyDim % 64 == 0 ? 128 : kPanel;
+  // Without the products of sm_90, which read their right factor from shared memory, half as many
+  // columns leave the registers that such factors take.
+  static constexpr int kMost = kLimit < kSharedOf90 && kKeyDim % 64 == 0 ? 64 : 128;
+  static constexpr int kWidest = kKeyDim <= kMost ? kKeyDim : kKeyDim % 64 == 0 ? kMost : kPanel;
 
  public:
   using Type = decltype(OfPass<kWidest>());

@@ -86,7 +86,7 @@ class ChunkPlan {
   template <class Args>
   ChunkPlan(const Args& args, const Card& card, Carver& carver, bool backward)
       : problem_(MakeProblem(args)),
-        heads_{problem_.key_heads, problem_.value_heads,
+        heads_{problem_.key_heads, problem_.value_heads, problem_.value_heads / problem_.key_heads,
                problem_.grouping == HeadGrouping::kTiled} {
     map_.sequences = problem_.sequences;
     map_.tokens = problem_.tokens;
@@ -107,13 +107,16 @@ class ChunkPlan {
     prepared_.scores = carver.Take<E>(squares * C::SquareTile::kSize);
     prepared_.overlaps = backward ? carver.Take<E>(squares * C::SquareTile::kSize) : nullptr;
     prepared_.scalars = carver.Take<ChunkScalars>(squares);
+    const Index columns = problem_.value_heads * C::kValueTiles;
     segments_.count =
         card.segments > 0
             ? card.segments
             : SegmentCount({.chunks = map_.chunks,
                             .longest = LongestSequence(args.cu_seqlens),
-                            .columns = problem_.value_heads * C::kValueTiles,
-                            .map_columns = problem_.value_heads * (C::kValueTiles + C::kKeyTiles),
+                            .columns = (backward ? 2 : 1) * columns,
+                            .map_columns =
+                                (backward ? 2 : 1) * columns + problem_.value_heads * C::kKeyTiles,
+                            .maps_side_by_side = MapBlocksPerSm<C>(true, backward ? 2 : 3),
                             .processors = card.processors});
     if (segments_.count > 1) {
       const Index slots = problem_.sequences * problem_.value_heads * segments_.count;

@@ -56,7 +56,8 @@ struct PrepareChunks {
 
   template <class Block>
   KLA_TILE_FUNCTION void operator()(const Block& block, Shared& shared) const {
-    const Index chunk = block.index() / heads.key_heads, head = block.index() % heads.key_heads;
+    const Index chunk = Quotient(block.index(), heads.key_heads);
+    const Index head = block.index() - chunk * heads.key_heads;
     const ChunkSpan span = map.SpanOf(map.SequenceOf(chunk), chunk);
     const int group_size = static_cast<int>(heads.GroupSize());
     Square kk, qk;
@@ -283,9 +284,11 @@ struct PrepareChunks {
     tile::ForEachLowerElement(
         [&](const tile::Place& at, float& a_ij, float& p_ij) {
           const int i = at.row, j = at.column;
-          const float decay = i >= j ? DecayBetweenRows(s, i, j) * s.key[j] : 0.0f;
-          a_ij = i > j ? a_ij * (decay * s.key[i]) : 0.0f;
-          p_ij = i >= j ? p_ij * (decay * s.query[i]) * output_scale : 0.0f;
+          const float decay = DecayBetweenRows(s, i, j) * s.key[j];
+          const float a_inside = a_ij * (decay * s.key[i]);
+          const float p_inside = p_ij * (decay * s.query[i]) * output_scale;
+          a_ij = i > j ? a_inside : 0.0f;
+          p_ij = i >= j ? p_inside : 0.0f;
         },
         a, p);
     block.WaitStores();  // of the value head before

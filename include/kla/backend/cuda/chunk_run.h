@@ -37,7 +37,10 @@ struct ChunkKernels {
                                     WalkChunks<W, WalkFor::kOutput, Room<true, false>>>;
   using Maps = WalkChunks<W, WalkFor::kMap, Room<false, false>>;
   using Walks = WalkBothWays<W, false, Room<true, true>>;
-  using MapsBothWays = WalkBothWays<W, true, Room<true, false>>;
+  // A chunk at a time: blocks that share a multiprocessor hide each other's waiting.
+  using MapsBothWays = WalkBothWays<
+      W, true,
+      std::conditional_t<Room<true, false>::kInTurn, Room<true, false>, WalkRoom<1, false>>>;
   using Gradients = ChunkGradients<C, typename GradientRoomFor<C, kLimit>::Type>;
 
   static constexpr int kEither = std::max(kBytes<PrepareChunks<C>>, kBytes<ScanSegments<W>>);
@@ -46,10 +49,8 @@ struct ChunkKernels {
       std::max({kEither, kBytes<Walks>, kBytes<MapsBothWays>, kBytes<Gradients>});
 };
 
-// Shared memory of a block, in bytes: compute capability 9.0 and 10.0; 8.0 and 8.7; the others from
-// 8.0 on.
-inline constexpr int kSharedOf90 = 227 * 1024, kSharedOf80 = 163 * 1024, kSharedOf86 = 99 * 1024;
-template <int... kLimits>  // the largest first
+// Limits of shared memory, the largest first.
+template <int... kLimits>
 using SharedLimits = std::integer_sequence<int, kLimits...>;
 
 // f(std::integral_constant<int, the largest limit that the card reaches>); the smallest one if

@@ -21,32 +21,33 @@ namespace kla::device {
 struct WalkLoad {
   Index chunks;       // of all sequences
   Index longest;      // of the longest one
-  Index columns;      // blocks for each segment: value heads x tiles of V
-  Index map_columns;  // value heads x (tiles of V + tiles of K)
-  Index processors;   // of the device
+  Index columns;      // blocks of the walks for each segment of a sequence
+  Index map_columns;  // blocks of the maps, so many at a time on a multiprocessor:
+  Index maps_side_by_side;
+  Index processors;  // of the device
 };
 
 // The number of segments: a function of the shapes and of the number of multiprocessors alone, so
-// that a card gives the same bits each time. Counts steps of a walk (1 us on an H200): the segments
-// of the maps, the scan, the walks. Splitting must promise a fifth of the time.
+// that a card gives the same bits each time. Counts the steps that follow each other: of a walk,
+// one block on a multiprocessor; of the maps, three side by side, which take about as long each;
+// six for a segment of the scan. Splitting must promise a tenth of the time.
 inline Index SegmentCount(const WalkLoad& load) {
-  constexpr Index kMost = 32;
-  const auto steps = [&](Index chunks, Index blocks_side_by_side, Index segments) {
-    const Index longest = (load.longest + segments - 1) / segments;
-    const Index shared_out = chunks / blocks_side_by_side;
-    return longest > shared_out ? longest : shared_out;
+  constexpr Index kMost = 32, kShortest = 4;  // segments; chunks of one
+  if (load.longest == 0) return 1;
+  const auto up = [](Index a, Index b) { return (a + b - 1) / b; };
+  const Index sequences = up(load.chunks, load.longest);  // as long as the longest
+  const auto steps = [&](Index blocks, Index side_by_side, Index segments) {
+    return up(sequences * blocks, side_by_side) * up(load.longest, segments);
   };
-  const Index unsplit = steps(load.chunks * load.columns, load.processors, 1);
-  Index best = 1, best_cost = unsplit * 4;
-  for (Index n = 2; n <= kMost && n * 4 <= load.longest; ++n) {
-    // Two blocks of the maps share a multiprocessor. The first and the last segment need less.
-    const Index maps = steps(load.chunks * load.map_columns * (n - 1) / n, 2 * load.processors, n);
-    const Index scan = 4 * (n - 2);
+  Index best = 1, least = 9 * steps(load.columns, load.processors, 1);
+  for (Index n = 2; n <= kMost && n * kShortest <= load.longest; ++n) {
     const Index cost =
-        5 * (steps(load.chunks * load.columns, load.processors, n) + maps + scan + 4);
-    if (cost < best_cost) {
+        10 * (steps(load.columns * n, load.processors, n) +
+              steps(load.map_columns * (n - 1), load.maps_side_by_side * load.processors, n) +
+              6 * (n - 2) + 8);
+    if (cost < least) {
       best = n;
-      best_cost = cost;
+      least = cost;
     }
   }
   return best;
@@ -60,8 +61,9 @@ template <class C>
 struct ScanSegments {
   static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = 1;
   static constexpr int kKeyDim = C::kKeyDim;
-  static constexpr int kPart = kKeyDim % 32 == 0 ? 32 : 16;  // columns of M at a time
   static constexpr int kTerms = C::kTerms == 1 ? 2 : 3;
+  // Columns of M at a time.
+  static constexpr int kPart = kKeyDim == 64 || kKeyDim == 128 ? 64 : kKeyDim % 32 == 0 ? 32 : 16;
   using StateTile = tile::Operand<bfloat16, kTerms, kChunkRows, kKeyDim>;
   using MapTile = tile::Operand<bfloat16, kTerms, kPart, kKeyDim>;
   struct Shared {

@@ -4,6 +4,8 @@
 #ifndef KLA_BACKEND_CUDA_CHUNK_TYPES_H_
 #define KLA_BACKEND_CUDA_CHUNK_TYPES_H_
 
+#include <cstdint>
+
 #include "kla/backend/cuda/tile.h"
 #include "kla/core/layout.h"
 #include "kla/core/shape.h"
@@ -11,6 +13,10 @@
 namespace kla::device {
 
 inline constexpr int kChunkRows = tile::kRows;
+
+// Shared memory of a block, in bytes: compute capability 9.0 and 10.0; 8.0 and 8.7; the others from
+// 8.0 on.
+inline constexpr int kSharedOf90 = 227 * 1024, kSharedOf80 = 163 * 1024, kSharedOf86 = 99 * 1024;
 
 template <class StepSizeT, class Element, class StateElement, class HeadShape, int kTermCount>
 struct ChunkConfig {
@@ -38,6 +44,12 @@ struct ChunkConfig {
   using SquareTile = tile::Operand<E, kTerms, kChunkRows, kChunkRows>;  // [C, C] or [64 of V, C]
 };
 
+// a / b of numbers below 2^31, such as those of thread blocks: a division of 64 bits is a hundred
+// instructions.
+KLA_HOST_DEVICE inline Index Quotient(Index a, Index b) {
+  return static_cast<Index>(static_cast<std::uint32_t>(a) / static_cast<std::uint32_t>(b));
+}
+
 // Where chunk c lies: tokens [begin, begin + count) of batch row `batch`.
 struct ChunkSpan {
   Index batch, begin;
@@ -54,7 +66,7 @@ struct ChunkMap {
     return first_chunk != nullptr ? first_chunk[n] : n * chunks_per_sequence;
   }
   KLA_HOST_DEVICE Index SequenceOf(Index chunk) const {
-    if (first_chunk == nullptr) return chunk / chunks_per_sequence;
+    if (first_chunk == nullptr) return Quotient(chunk, chunks_per_sequence);
     Index low = 0, high = sequences;  // first_chunk[low] <= chunk < first_chunk[high]
     while (high - low > 1) {
       const Index middle = (low + high) / 2;
@@ -83,11 +95,12 @@ struct GateRows {
 
 // The heads of a problem and how they are grouped.
 struct HeadMap {
-  Index key_heads, value_heads;
+  Index key_heads, value_heads, group_size;
   bool tiled;
-  KLA_HOST_DEVICE Index GroupSize() const { return value_heads / key_heads; }
+  KLA_HOST_DEVICE Index GroupSize() const { return group_size; }
   KLA_HOST_DEVICE Index KeyHeadOf(Index value_head) const {
-    return tiled ? value_head % key_heads : value_head / GroupSize();
+    return tiled ? value_head - Quotient(value_head, key_heads) * key_heads
+                 : Quotient(value_head, group_size);
   }
   KLA_HOST_DEVICE Index ValueHeadOf(Index key_head, Index i) const {
     return tiled ? key_head + i * key_heads : key_head * GroupSize() + i;
@@ -120,10 +133,12 @@ struct ChunkScalars : GradientScalars {
   WalkScalars walk;
 };
 
-// exp(G_i - G_j), i >= j. The high parts cancel exactly where the difference is small.
+// D_ij = exp(G_i - G_j), i >= j; 1 above the diagonal, where it is of no use and might overflow.
+// The high parts cancel exactly where the difference is small.
 template <class Scalars>
 KLA_TILE_FUNCTION float DecayBetweenRows(const Scalars& s, int i, int j) {
-  return tile::Exp2((s.log_high[i] - s.log_high[j]) + (s.log_low[i] - s.log_low[j]));
+  const float log = (s.log_high[i] - s.log_high[j]) + (s.log_low[i] - s.log_low[j]);
+  return tile::Exp2(i >= j ? log : 0.0f);
 }
 
 // What PrepareChunks writes: per chunk and key head, and per chunk and value head.

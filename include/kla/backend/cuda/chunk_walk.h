@@ -13,9 +13,15 @@ namespace kla::device {
 
 // Chunks [first, end) of a sequence, value head and 64 columns of V.
 struct WalkTask {
-  Index sequence, value_head;
+  Index sequence, value_head, key_head;
   int value_tile;
   Index segment, first, end;
+  Index batch, begin, stop;  // tokens [begin, stop) of a batch row: from chunk `first` on
+
+  KLA_HOST_DEVICE ChunkSpan SpanOf(Index chunk) const {
+    const Index at = begin + (chunk - first) * kChunkRows, left = stop - at;
+    return {batch, at, static_cast<int>(left < kChunkRows ? left : kChunkRows)};
+  }
 };
 
 // How sequences are cut: into `count` pieces of nearly equal numbers of chunks, some perhaps empty.
@@ -25,15 +31,20 @@ struct SegmentMap {
   template <int kTiles>
   KLA_HOST_DEVICE WalkTask TaskOf(const ChunkMap& map, const HeadMap& heads, Index block) const {
     WalkTask task;
-    task.value_tile = static_cast<int>(block % kTiles);
-    const Index piece = block / kTiles;
-    task.segment = piece % count;
-    task.value_head = piece / count % heads.value_heads;
-    task.sequence = piece / count / heads.value_heads;
+    const Index piece = Quotient(block, kTiles), column = Quotient(piece, count);
+    task.value_tile = static_cast<int>(block - piece * kTiles);
+    task.segment = piece - column * count;
+    task.sequence = Quotient(column, heads.value_heads);
+    task.value_head = column - task.sequence * heads.value_heads;
+    task.key_head = heads.KeyHeadOf(task.value_head);
     const Index first = map.FirstChunk(task.sequence);
     const Index chunks = map.FirstChunk(task.sequence + 1) - first;
-    task.first = first + chunks * task.segment / count;
-    task.end = first + chunks * (task.segment + 1) / count;
+    task.first = first + Quotient(chunks * task.segment, count);
+    task.end = first + Quotient(chunks * (task.segment + 1), count);
+    const ChunkSpan span = map.SpanOf(task.sequence, task.first);
+    task.batch = span.batch;
+    task.begin = span.begin;
+    task.stop = map.offsets != nullptr ? map.offsets[task.sequence + 1] : map.tokens;
     return task;
   }
   // Which [64, K] of an array of kTiles for each segment.
@@ -44,23 +55,23 @@ struct SegmentMap {
   }
 };
 
-// The 64 rows of S^T [V, K] that belong to a task, from and to the caller's states.
+// The 64 rows of S^T [V, K] that belong to a task, from and to the caller's states of a sequence.
 template <class C, class Tile, class State>
-KLA_TILE_FUNCTION void LoadStateTile(const WalkTask& task, const StateRef<State>& states,
-                                     Tile& tile) {
+KLA_TILE_FUNCTION void LoadStateTile(const WalkTask& task, Index sequence,
+                                     const StateRef<State>& states, Tile& tile) {
   tile.Fill(0.0f);
   if (states.data == nullptr) return;
   const int first = task.value_tile * 64;
-  const State* data = states.Head(task.sequence, task.value_head) + first * states.value_stride;
+  const State* data = states.Head(sequence, task.value_head) + first * states.value_stride;
   tile::ForEachInMemory([](float& x, const State& element) { x = static_cast<float>(element); },
                         data, states.value_stride, states.key_stride, C::kValueDim - first, tile);
 }
 template <class C, class Tile, class State>
-KLA_TILE_FUNCTION void StoreStateTile(const WalkTask& task, Tile& tile,
+KLA_TILE_FUNCTION void StoreStateTile(const WalkTask& task, Index sequence, Tile& tile,
                                       const StateRef<State>& states) {
   if (states.data == nullptr) return;
   const int first = task.value_tile * 64;
-  State* data = states.Head(task.sequence, task.value_head) + first * states.value_stride;
+  State* data = states.Head(sequence, task.value_head) + first * states.value_stride;
   tile::ForEachInMemory([](float& x, State& element) { element = static_cast<State>(x); }, data,
                         states.value_stride, states.key_stride, C::kValueDim - first, tile);
 }
@@ -91,6 +102,12 @@ struct ChunkStates {
     return ref;
   }
 };
+
+// Blocks of the maps hide each other's waiting: as many on a multiprocessor as registers allow.
+template <class C>
+constexpr int MapBlocksPerSm(bool map, int most) {
+  return map && C::kTerms * C::kKeyDim <= 128 ? most : 1;
+}
 
 // ---- Inputs in shared memory --------------------------------------------------------------------
 
@@ -125,7 +142,7 @@ struct ChunkSource {
   const WalkScalars* scalars;
   KLA_TILE_FUNCTION ChunkSource(const Prepared<E>& in, const HeadMap& heads, const WalkTask& task,
                                 Index chunk) {
-    const Index key_index = chunk * heads.key_heads + heads.KeyHeadOf(task.value_head);
+    const Index key_index = chunk * heads.key_heads + task.key_head;
     const Index index = chunk * heads.value_heads + task.value_head;
     keys = in.keys + key_index * C::KeyTile::kSize;
     queries = in.queries + key_index * C::KeyTile::kSize;
@@ -144,23 +161,41 @@ KLA_TILE_FUNCTION void CopyScalars(const Block& block, tile::Arrival& arrival, U
 
 // The rows of V or dO of a chunk that belong to a task, by cp.async.
 template <class C, class Block>
-KLA_TILE_FUNCTION void LoadValueRows(const Block& block, const ChunkMap& map, const WalkTask& task,
-                                     Index chunk, const tile::TokenRows<const typename C::T>& rows,
+KLA_TILE_FUNCTION void LoadValueRows(const Block& block, const WalkTask& task, Index chunk,
+                                     const tile::TokenRows<const typename C::T>& rows,
                                      typename C::E* to) {
-  const ChunkSpan span = map.SpanOf(task.sequence, chunk);
+  const ChunkSpan span = task.SpanOf(chunk);
   const int column = task.value_tile * 64;
   tile::LoadRows(block, typename C::SquareTile{to},
                  rows.At(span.batch, span.begin, task.value_head) + column, rows.time, rows.aligned,
                  span.count, C::kValueDim - column);
 }
 template <class C, int kPitch, class Block>
-KLA_TILE_FUNCTION void StoreValueRows(const Block& block, const ChunkMap& map, const WalkTask& task,
-                                      Index chunk, const typename C::T* from,
+KLA_TILE_FUNCTION void StoreValueRows(const Block& block, const WalkTask& task, Index chunk,
+                                      const typename C::T* from,
                                       const tile::TokenRows<typename C::T>& rows) {
-  const ChunkSpan span = map.SpanOf(task.sequence, chunk);
+  const ChunkSpan span = task.SpanOf(chunk);
   const int column = task.value_tile * 64;
   tile::StoreRows<kPitch>(block, from, rows.At(span.batch, span.begin, task.value_head) + column,
                           rows.time, rows.aligned, span.count, C::kValueDim - column);
+}
+
+// sum = state * tile^T, the state rounded to terms; meanwhile(the rounded state) has its own work.
+template <class C, class F>
+KLA_TILE_FUNCTION void MultiplyState(const tile::RegisterTile<C::kKeyDim>& state,
+                                     const typename C::KeyTile& tile,
+                                     tile::RegisterTile<kChunkRows>& sum, const F& meanwhile) {
+  using E = typename C::E;
+  sum.Fill(0.0f);
+  if constexpr (C::kTerms * C::kKeyDim <= 128) {
+    const auto rounded = tile::ToOperand<E, C::kTerms>(state, tile::Identity{});
+    tile::StartMultiplyTransposed(sum, rounded, tile);
+    meanwhile(rounded);
+    tile::Complete(sum);
+  } else {  // never are all terms in registers
+    meanwhile(tile::ToOperand<E, C::kTerms>(state, tile::Identity{}));
+    tile::MultiplyTransposedBy<E, C::kTerms>(state, &tile, sum);
+  }
 }
 
 // Elements from row to row of a [64, 64] result on its way to memory.

@@ -74,7 +74,7 @@ struct WalkChunksBack {
     if constexpr (kMap) {
       StoreSlot<C::kKeyDim>(d_state, Slot(task, task.segment - 1));
     } else if (task.segment == 0) {
-      StoreStateTile<C>(task, d_state, d_initial_state);
+      StoreStateTile<C>(task, task.sequence, d_state, d_initial_state);
     }
   }
 
@@ -86,7 +86,7 @@ struct WalkChunksBack {
   KLA_TILE_FUNCTION void Enter(const WalkTask& task, State& d_state) const {
     const bool last = task.segment + 1 == segments.count;
     if (kMap ? last : segments.count == 1) {
-      LoadStateTile<C>(task, d_final_state, d_state);
+      LoadStateTile<C>(task, task.sequence, d_final_state, d_state);
       if (kMap) StoreSlot<C::kKeyDim>(d_state, Slot(task, task.segment));
     } else if (kMap) {
       d_state.Fill(0.0f);
@@ -112,7 +112,7 @@ struct WalkChunksBack {
       block.CopyBulk(arrival, stage.scores, from.scores, kSquare);
     }
     CopyScalars(block, arrival, &stage.scalars, from.scalars);
-    LoadValueRows<C>(block, map, task, chunk, d_o, stage.rows);
+    LoadValueRows<C>(block, task, chunk, d_o, stage.rows);
   }
 
   template <class Block>
@@ -130,26 +130,23 @@ struct WalkChunksBack {
     [[maybe_unused]] const ChunkSource<C> from(in, heads, task, chunk);
     [[maybe_unused]] const Index saved =
         (chunk * heads.value_heads + task.value_head) * C::kValueTiles + task.value_tile;
-    if constexpr (!kMap) {
-      const auto rounded = tile::ToOperand<E, kTerms>(d_state, tile::Identity{});
-      if constexpr (Room::kInTurn) {
-        tile::StoreDistantOperand(rounded,
-                                  typename C::KeyTile{d_states + saved * C::KeyTile::kSize});
-      } else {
-        tile::StoreOperand(rounded, typename C::KeyTile{shared.saved_state});
-      }
-    }
-
-    Square d_pseudo;  // dV'^T
-    d_pseudo.Fill(0.0f);
-    tile::MultiplyTransposedBy<E, kTerms>(d_state, &keys, d_pseudo);
-    tile::ForEachElement([&](const tile::Place& at, float& x) { x *= s.write[at.column]; },
-                         d_pseudo);
+    Square d_pseudo, from_out;  // K dS+^T, then dV'^T; dO^T P
     const auto d_out_rows = tile::LoadTransposedOperand<kChunkRows>(d_out);  // dO^T
-    tile::StartMultiply(d_pseudo, d_out_rows, scores);
+    from_out.Fill(0.0f);
+    tile::StartMultiply(from_out, d_out_rows, scores);
+    MultiplyState<C>(d_state, keys, d_pseudo, [&](const auto& entering_state) {
+      if constexpr (!kMap && Room::kInTurn) {
+        tile::StoreDistantOperand(entering_state,
+                                  typename C::KeyTile{d_states + saved * C::KeyTile::kSize});
+      } else if constexpr (!kMap) {
+        tile::StoreOperand(entering_state, typename C::KeyTile{shared.saved_state});
+      }
+    });
+    tile::Complete(from_out);
+    tile::ForEachElement(
+        [&](const tile::Place& at, float& x, float& y) { x = x * s.write[at.column] + y; },
+        d_pseudo, from_out);
     const float gamma = s.gamma[kChunkRows - 1];
-    tile::ForEachElement([&](const tile::Place&, float& x) { x *= gamma; }, d_state);
-    tile::Complete(d_pseudo);
     if constexpr (Room::kInTurn) {
       FetchInTurn(block, stage.arrivals[1], 3 * i, stage.inverse, from.inverse, kSquare);
       FetchInTurn(block, stage.arrivals[1], 3 * i + 1, stage.keys, from.queries, kKey);
@@ -157,6 +154,7 @@ struct WalkChunksBack {
     Square work;  // Z^T
     work.Fill(0.0f);
     tile::StartMultiply(work, tile::ToOperand<E, kTerms>(d_pseudo, tile::Identity{}), inverse);
+    tile::ForEachElement([&](const tile::Place&, float& x) { x *= gamma; }, d_state);
     tile::ToTile(d_out_rows, d_pseudo);
     const auto decayed = tile::ToOperand<E, kTerms>(
         d_pseudo, [&](const tile::Place& at, float x) { return x * s.out[at.column]; });
@@ -186,7 +184,7 @@ struct WalkChunksBack {
         block.StoreBulk(d_states + saved * C::KeyTile::kSize, shared.saved_state, kKey);
         block.StoreBulk(z + saved * C::SquareTile::kSize, shared.saved_rows, kSquare);
       }
-      StoreValueRows<C, kOutPitch<C>>(block, map, task, chunk, shared.out, dv);
+      StoreValueRows<C, kOutPitch<C>>(block, task, chunk, shared.out, dv);
     }
     tile::Complete(d_state);
   }
@@ -211,7 +209,7 @@ struct WalkChunksBack {
 // 0 ... back_walks - 1 go back, the rest forward.
 template <class C, bool kMap, class Room>
 struct WalkBothWays {
-  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = 1;
+  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = MapBlocksPerSm<C>(kMap, 2);
   using Forward = WalkChunks<C, kMap ? WalkFor::kMap : WalkFor::kBackward, Room>;
   using Back = WalkChunksBack<C, kMap, Room>;
   union Shared {

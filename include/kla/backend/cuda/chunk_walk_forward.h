@@ -36,7 +36,8 @@ KLA_TILE_FUNCTION void FetchInTurn(const Block& block, tile::Arrival& arrival, I
 // columns of the identity [K, K], which gives these columns of the segment's map M.
 template <class C, WalkFor kFor, class Room>
 struct WalkChunks {
-  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = 1;
+  static constexpr int kGroups = 1, kThreads = 128;
+  static constexpr int kBlocksPerSm = MapBlocksPerSm<C>(kFor == WalkFor::kMap, 3);
   static constexpr bool kOutput = kFor == WalkFor::kOutput, kMap = kFor == WalkFor::kMap;
   static constexpr bool kSaved = kFor == WalkFor::kBackward;
   static constexpr int kTiles = C::kValueTiles + (kMap ? C::kKeyTiles : 0);
@@ -124,7 +125,7 @@ struct WalkChunks {
       if (task.segment > 0) return;
     }
     if (kMap || segments.count == 1) {
-      LoadStateTile<C>(task, initial_state, state);
+      LoadStateTile<C>(task, task.sequence, initial_state, state);
       if (kMap) StoreSlot<C::kKeyDim>(state, EnteringSlot(task, 0));
     } else {
       LoadSlot<C::kKeyDim>(EnteringSlot(task, task.segment), state);
@@ -142,7 +143,7 @@ struct WalkChunks {
                               (kChunkRows * C::kKeyDim));
       }
     } else if (task.segment + 1 == segments.count) {
-      StoreStateTile<C>(task, state, final_state);
+      StoreStateTile<C>(task, task.sequence, state, final_state);
     }
   }
 
@@ -166,7 +167,7 @@ struct WalkChunks {
     if (kMap && task.value_tile >= C::kValueTiles) {
       block.template ForEach<C::SquareTile::kSize>([&](int i) { stage.rows[i] = E(0.0f); });
     } else {
-      LoadValueRows<C>(block, map, task, chunk, v, stage.rows);
+      LoadValueRows<C>(block, task, chunk, v, stage.rows);
     }
   }
 
@@ -180,35 +181,35 @@ struct WalkChunks {
     const Index saved =
         (chunk * heads.value_heads + task.value_head) * C::kValueTiles + task.value_tile;
     if constexpr (kOutput) {
-      StoreStateTile<C>({0, task.value_head, task.value_tile, 0, 0, 0}, state,
-                        chunk_states.At(chunk));
+      StoreStateTile<C>(task, 0, state, chunk_states.At(chunk));
     }
     if constexpr (kSaved) {
       if (given_chunk_states.data != nullptr) {
-        LoadStateTile<C>({0, task.value_head, task.value_tile, 0, 0, 0},
-                         given_chunk_states.At(chunk), state);
-      }
-      const auto rounded = tile::ToOperand<E, kTerms>(state, tile::Identity{});
-      if constexpr (Room::kInTurn) {
-        tile::StoreDistantOperand(rounded, typename C::KeyTile{states + saved * C::KeyTile::kSize});
-      } else {
-        tile::StoreOperand(rounded, typename C::KeyTile{shared.saved_state});
+        LoadStateTile<C>(task, 0, given_chunk_states.At(chunk), state);
       }
     }
 
     Square recalled, out;  // (K^ S)^T, (Q^ S)^T
-    recalled.Fill(0.0f);
     out.Fill(0.0f);
     [[maybe_unused]] const ChunkSource<C> from(in, heads, task, chunk);
     [[maybe_unused]] const Index turn = 2 * (chunk - task.first);
     if constexpr (!kOutput) {
-      tile::MultiplyTransposedBy<E, kTerms>(state, &keys, recalled);
+      MultiplyState<C>(state, keys, recalled, [&](const auto& entering_state) {
+        if constexpr (kSaved && Room::kInTurn) {
+          tile::StoreDistantOperand(entering_state,
+                                    typename C::KeyTile{states + saved * C::KeyTile::kSize});
+        } else if constexpr (kSaved) {
+          tile::StoreOperand(entering_state, typename C::KeyTile{shared.saved_state});
+        }
+      });
     } else if constexpr (Room::kInTurn) {
       tile::MultiplyTransposedBy<E, kTerms>(state, &keys, out);  // keys: still the queries
       FetchInTurn(block, stage.arrivals[1], turn, stage.keys, from.keys, C::KeyTile::kBytes);
+      recalled.Fill(0.0f);
       tile::MultiplyTransposedBy<E, kTerms>(state, &keys, recalled);
     } else {
       const typename C::KeyTile tiles[] = {keys, {stage.queries}};
+      recalled.Fill(0.0f);
       tile::MultiplyTransposedBy<E, kTerms>(state, tiles, recalled, out);
     }
     Square pseudo;  // first V^T, then V'^T
@@ -243,7 +244,7 @@ struct WalkChunks {
     if constexpr (kOutput) {
       tile::StoreTransposed<kOutPitch<C>>(out, shared.out);
       block.Barrier();
-      StoreValueRows<C, kOutPitch<C>>(block, map, task, chunk, shared.out, o);
+      StoreValueRows<C, kOutPitch<C>>(block, task, chunk, shared.out, o);
     }
     if constexpr (kSaved && Room::kInTurn) {
       tile::StoreDistantOperand(

@@ -65,7 +65,7 @@ struct WalkPipelined {
         LoadInputs(block.Group(), shared.inputs[0], task, task.first);
         block.template WaitCopies<0>();
       } else if (segments.count == 1) {
-        LoadStateTile<C>(task, initial_state, state[group]);
+        LoadStateTile<C>(task, task.sequence, initial_state, state[group]);
       } else {
         LoadSlot<C::kKeyDim>(
             entering + segments.template SlotOf<kTiles>(heads, task, task.segment) *
@@ -99,7 +99,7 @@ struct WalkPipelined {
     }
     block.Groups([&](int group) {
       if (group == 0 && task.segment + 1 == segments.count) {
-        StoreStateTile<C>(task, state[group], final_state);
+        StoreStateTile<C>(task, task.sequence, state[group], final_state);
       }
     });
   }
@@ -116,7 +116,7 @@ struct WalkPipelined {
       group.CopyBulk(arrival, inputs.keys, from.keys, KeyTile::kBytes);
       group.CopyBulk(arrival, inputs.inverse, from.inverse, SquareTile::kBytes);
       CopyScalars(group, arrival, &inputs.scalars, from.scalars);
-      LoadValueRows<C>(group, map, task, chunk, v, inputs.rows);
+      LoadValueRows<C>(group, task, chunk, v, inputs.rows);
     }
     group.CommitCopies();
   }
@@ -138,8 +138,7 @@ struct WalkPipelined {
                                  Handed& handed, State& state) const {
     const WalkScalars& s = inputs.scalars;
     const KeyTile keys{inputs.keys};
-    StoreStateTile<C>({0, task.value_head, task.value_tile, 0, 0, 0}, state,
-                      chunk_states.At(chunk));
+    StoreStateTile<C>(task, 0, state, chunk_states.At(chunk));
     Square recalled, pseudo;  // (K^ S)^T, then (b E)^T; first b r_v V^T, then V'^T
     const auto entering_state = tile::ToOperand<E, 1>(state, tile::Identity{});
     recalled.Fill(0.0f);
@@ -180,7 +179,7 @@ struct WalkPipelined {
     tile::MultiplyTransposed(out, rows, SquareTile{stage.scores});
     tile::StoreTransposed<kOutPitch<C>>(out, shared.out);
     group.Barrier();
-    StoreValueRows<C, kOutPitch<C>>(group, map, task, chunk, shared.out, o);
+    StoreValueRows<C, kOutPitch<C>>(group, task, chunk, shared.out, o);
   }
 };
 

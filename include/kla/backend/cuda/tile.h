@@ -43,18 +43,19 @@ template <class T, class E, int kTerms, class B>
 KLA_TILE_FUNCTION void LoadRows(const B& block, const Operand<E, kTerms, kRows, 64>& tile,
                                 const T* first, Index stride, bool aligned, int count,
                                 int columns) {
-  block.template ForEach<kRows * 8>([&](int i) {
-    const int row = i / 8, column = i % 8 * 8;
-    const T* from = first + row * stride + column;
-    const bool inside = row < count && column < columns;
-    if constexpr (std::is_same_v<T, E> && kTerms == 1) {
-      if (inside && aligned) {
-        block.CopyUnitAsync(tile.data + tile.Offset(row, column), from);
-        return;
-      }
+  if constexpr (std::is_same_v<T, E> && kTerms == 1) {
+    if (aligned && count == kRows && columns >= 64) {
+      block.template ForEach<kRows * 8>([&](int i) {
+        const int row = i / 8, column = i % 8 * 8;
+        block.CopyUnitAsync(tile.data + tile.Offset(row, column), first + row * stride + column);
+      });
+      return;
     }
+  }
+  block.ForEach(kRows * 8, [&](int i) {
+    const int row = i / 8, column = i % 8 * 8;
     float x[8] = {};
-    if (inside) LoadUnit(from, aligned, x);
+    if (row < count && column < columns) LoadUnit(first + row * stride + column, aligned, x);
     StoreTerms(tile, row, column, x);
   });
 }
@@ -63,11 +64,18 @@ KLA_TILE_FUNCTION void LoadRows(const B& block, const Operand<E, kTerms, kRows, 
 template <int kPitch, class T, class B>
 KLA_TILE_FUNCTION void StoreRows(const B& block, const T* tile, T* first, Index stride,
                                  bool aligned, int count, int columns) {
-  block.template ForEach<kRows * 8>([&](int i) {
-    const int row = i / 8, column = i % 8 * 8;
-    if (row >= count || column >= columns) return;
-    CopyUnit(first + row * stride + column, tile + row * kPitch + column, aligned);
-  });
+  if (aligned && count == kRows && columns >= 64) {
+    block.template ForEach<kRows * 8>([&](int i) {
+      const int row = i / 8, column = i % 8 * 8;
+      CopyUnit(first + row * stride + column, tile + row * kPitch + column, true);
+    });
+  } else {
+    block.ForEach(kRows * 8, [&](int i) {
+      const int row = i / 8, column = i % 8 * 8;
+      if (row >= count || column >= columns) return;
+      CopyUnit(first + row * stride + column, tile + row * kPitch + column, aligned);
+    });
+  }
 }
 
 }  // namespace kla::tile

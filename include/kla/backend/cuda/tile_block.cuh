@@ -57,13 +57,16 @@ class Block {
 
   template <class F>
   KLA_TILE_FUNCTION void ForEach(int count, const F& f) const {
-    for (int i = Thread(); i < count; i += kThreads) f(i);
+    _Pragma("unroll 1") for (int i = Thread(); i < count; i += kThreads) f(i);
   }
+  // Unrolled, except where several groups leave a thread no registers to spare.
   template <int kCount, class F>
   KLA_TILE_FUNCTION void ForEach(const F& f) const {
-    KLA_TILE_UNROLL
-    for (int i = 0; i < kCount; i += kThreads) {
-      if (kCount % kThreads == 0 || i + Thread() < kCount) f(i + Thread());
+    if constexpr (kThreads > 128 || kCount % kThreads != 0) {
+      ForEach(kCount, f);
+    } else {
+      KLA_TILE_UNROLL
+      for (int i = 0; i < kCount; i += kThreads) f(i + Thread());
     }
   }
   template <class F>

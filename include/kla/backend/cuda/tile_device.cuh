@@ -97,6 +97,27 @@ KLA_TILE_FUNCTION void ForEachInMemory(const F& f, S* data, Index row_stride, In
   }
 }
 
+// rows [64, kPitch] = tile, added to what is there unless `first`.
+template <int kPitch, int kWidth>
+KLA_TILE_FUNCTION void AccumulateRows(const RegisterTile<kWidth>& tile, float* rows, bool first) {
+  const Place place = PlaceOf(0, 0);
+  KLA_TILE_UNROLL
+  for (int n = 0; n < kWidth / 8; ++n) {
+    KLA_TILE_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      auto* at =
+          reinterpret_cast<float2*>(rows + (place.row + h * 8) * kPitch + place.column + n * 8);
+      float2 sum = {tile.at[n][2 * h], tile.at[n][2 * h + 1]};
+      if (!first) {
+        const float2 before = *at;
+        sum.x += before.x;
+        sum.y += before.y;
+      }
+      *at = sum;
+    }
+  }
+}
+
 struct RowValues {
   float at[2] = {0, 0};
   KLA_TILE_FUNCTION void Reduce() {

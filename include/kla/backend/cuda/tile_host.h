@@ -154,6 +154,16 @@ void ForEachInMemory(const F& f, S* data, Index row_stride, Index column_stride,
   }
 }
 
+// rows [64, kPitch] = tile, added to what is there unless `first`.
+template <int kPitch, int kWidth>
+void AccumulateRows(const RegisterTile<kWidth>& tile, float* rows, bool first) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kWidth; ++c) {
+      rows[r * kPitch + c] = tile.at[r][c] + (first ? 0.0f : rows[r * kPitch + c]);
+    }
+  }
+}
+
 // A value for each row of a register tile, summed over its columns by Reduce.
 struct RowValues {
   float at[kRows] = {};

@@ -9,7 +9,7 @@ namespace kla::tile {
 inline namespace on_host {
 
 struct InverseScratch {
-  float unused;
+  alignas(1024) unsigned char unused[25600];  // as much as on a device, for tests of what fits
 };
 
 // T = (I + A)^-1 of a strictly lower A [64, 64]: blocks of 16 by forward substitution, then
