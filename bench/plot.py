@@ -5,7 +5,7 @@
   bench_decode_step --benchmark_repetitions=9 --benchmark_out=decode.json --benchmark_out_format=json
   bench_chunk       --benchmark_repetitions=5 --benchmark_out=chunk.json  --benchmark_out_format=json
   bench/plot.py decode.json chunk.json --out bench/figures
-  bench/plot.py bench/quality/results.csv --out bench/figures
+  bench/plot.py bench/quality/results.csv --out bench/figures --table
 
 Benchmarks: medians over the repetitions; the band is their smallest and largest value. Quality: means
 over the seeds; the bars are one sample standard deviation. Figures whose numbers are not in the files
@@ -182,6 +182,25 @@ def draw_quality(runs, out):
         save(canvas, out / f"quality_{task}.svg")
 
 
+def print_table(runs):
+    """The held-out results as Markdown: mean +- standard deviation (number of seeds)."""
+    for task in sorted({task for task, _ in runs}):
+        lengths = sorted({x for (t, _), kinds in runs.items() if t == task for x in kinds["test"]})
+        print(f"| {task} | " + " | ".join(map(str, lengths)) + " | seeds |")
+        print("|---" * (len(lengths) + 2) + "|")
+        for mixer in MIXERS:
+            if (task, mixer) not in runs:
+                continue
+            tests = runs[task, mixer]["test"]
+            digits = 3 if task == "text" else 1
+            cells = [f"{statistics.fmean(tests[x]):.{digits}f}"
+                     + (f" ± {statistics.stdev(tests[x]):.{digits}f}" if len(tests[x]) > 1 else "")
+                     if x in tests else "" for x in lengths]
+            seeds = max(map(len, tests.values()))
+            print(f"| {mixer} | " + " | ".join(cells) + f" | {seeds} |")
+        print()
+
+
 def save(canvas, path):
     canvas.savefig(path, metadata={"Date": None})
     print(path)
@@ -193,13 +212,17 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="JSON of the benchmarks, or CSV of bench/quality")
     parser.add_argument("--out", default="bench/figures", help="folder for the SVG files")
+    parser.add_argument("--table", action="store_true", help="print the quality results as Markdown")
     arguments = parser.parse_args()
     out = pathlib.Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     plt.rcParams["svg.hashsalt"] = "kla"  # the same file from the same numbers
     tables = [path for path in arguments.files if path.endswith(".csv")]
     if tables:
-        draw_quality(load_quality(tables), out)
+        runs = load_quality(tables)
+        draw_quality(runs, out)
+        if arguments.table:
+            print_table(runs)
     benchmarks = [path for path in arguments.files if path not in tables]
     if not benchmarks:
         return

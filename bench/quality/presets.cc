@@ -34,15 +34,18 @@ RunSettings Paper(const std::string& task) {
   return s;
 }
 
-// Two or three minutes a run on one core: a narrower model, shorter sequences, a smaller
+// About a minute a run on one core, text four: a narrower model, shorter sequences, a smaller
 // vocabulary. mqar keeps the 32 pairs of the paper, for which one head of 48 keys is as small as it
-// can be: what is left of them at 8 times the length is what the comparison is about.
+// can be: what is left of them at 8 and 16 times the length is what the comparison is about. The
+// learning rate is the published one; with 2e-3, one seed, mqar at 8 times the length falls
+// from 99.7 % to 86.2 % with KLA and from 98.3 % to 96.5 % with GDN, and with 4e-3 neither learns
+// it.
 RunSettings Small(const std::string& task) {
   RunSettings s;
   s.preset = "small", s.task = task, s.test_sequences = 256;
   s.model_dim = 64, s.hidden_dim = 128, s.time = 128, s.batch = 16, s.steps = 3000, s.warmup = 150;
   if (task == "mqar") s.vocabulary = 256, s.pairs = 32;
-  if (task == "sniah") s.vocabulary = 128, s.pairs = 1, s.test_sequences = 512;
+  if (task == "sniah") s.vocabulary = 128, s.pairs = 1, s.steps = 1500, s.test_sequences = 512;
   if (task == "palindrome") s.vocabulary = 128, s.time = 64, s.batch = 32;
   if (task == "stack") s.vocabulary = 128, s.pairs = 16;
   s.test_lengths = Doubled(s.time, 5);
