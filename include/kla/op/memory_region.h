@@ -4,78 +4,85 @@
 #define KLA_OP_MEMORY_REGION_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <numeric>
-#include <utility>
 
 #include "kla/core/layout.h"
 #include "kla/core/view.h"
 
 namespace kla::internal {
 
-// A strided array in bytes, axes sorted from the largest stride to the smallest, contiguous inner
-// axes merged into one run of `run` bytes.
+// A strided array in bytes: the addresses [low, high) that it spans, and its axes. Every call of an
+// operation makes some; what takes longer than the bounds waits until they do not suffice.
 struct MemoryRegion {
   struct Axis {
     Index extent, stride;
   };
-  std::uintptr_t base = 0;
-  std::array<Axis, 4> axes{};
-  int rank = 0;
-  Index run = 0;  // bytes of one contiguous piece; 0 for an empty array
+  // Axes from the largest stride to the smallest; contiguous inner ones are merged into one piece
+  // of `run` bytes.
+  struct Pieces {
+    std::array<Axis, 4> axes{};
+    std::size_t rank = 0;
+    Index run = 0;
+  };
 
-  void Add(Index extent, Index stride) {
+  KLA_ALWAYS_INLINE void Begin(const void* data, Index bytes) {
+    base = low = reinterpret_cast<std::uintptr_t>(data);
+    element_bytes = bytes;
+    high = base + static_cast<std::uintptr_t>(bytes);
+    empty = data == nullptr;
+  }
+  KLA_ALWAYS_INLINE void Add(Index extent, Index stride) {
     if (extent == 0) empty = true;
     if (extent <= 1) return;
-    auto at = static_cast<std::size_t>(rank++);
-    for (; at > 0 && std::abs(axes[at - 1].stride) < std::abs(stride); --at)
-      axes[at] = axes[at - 1];
-    axes[at] = {extent, stride};
+    axes[rank++] = {extent, stride};
+    const auto reach = static_cast<std::uintptr_t>((extent - 1) * stride);
+    (stride < 0 ? low : high) += reach;  // modulo 2^64: a negative stride lowers `low`
   }
 
-  void Finish(Index element_bytes) {
-    if (empty) return;
-    run = element_bytes;
-    while (rank > 0 && axes[static_cast<std::size_t>(rank - 1)].stride == run) {
-      run *= axes[static_cast<std::size_t>(--rank)].extent;
+  KLA_ALWAYS_INLINE Pieces Sorted() const {
+    Pieces result{.run = element_bytes};
+    for (std::size_t i = 0; i < rank; ++i) {
+      std::size_t at = result.rank++;
+      for (; at > 0 && std::abs(result.axes[at - 1].stride) < std::abs(axes[i].stride); --at) {
+        result.axes[at] = result.axes[at - 1];
+      }
+      result.axes[at] = axes[i];
     }
-  }
-
-  // The addresses that the array spans: [first, second).
-  std::pair<std::uintptr_t, std::uintptr_t> Range() const {
-    std::uintptr_t low = base, high = base + static_cast<std::uintptr_t>(run);
-    for (int i = 0; i < rank; ++i) {
-      const auto& [extent, stride] = axes[static_cast<std::size_t>(i)];
-      const auto reach = static_cast<std::uintptr_t>((extent - 1) * std::abs(stride));
-      (stride < 0 ? low : high) += stride < 0 ? std::uintptr_t{0} - reach : reach;
+    while (result.rank > 0 && result.axes[result.rank - 1].stride == result.run) {
+      result.run *= result.axes[--result.rank].extent;
     }
-    return {low, high};
+    return result;
   }
 
   // No two elements share memory: each axis steps over everything that the smaller ones span.
-  bool ElementsAreDistinct() const {
-    Index span = run;
-    for (int i = rank; i-- > 0;) {
-      const auto& [extent, stride] = axes[static_cast<std::size_t>(i)];
+  KLA_ALWAYS_INLINE bool ElementsAreDistinct() const {
+    const Pieces pieces = Sorted();
+    Index span = pieces.run;
+    for (std::size_t i = pieces.rank; i-- > 0;) {
+      const auto& [extent, stride] = pieces.axes[i];
       if (std::abs(stride) < span) return false;
       span += (extent - 1) * std::abs(stride);
     }
     return true;
   }
 
-  bool empty = false;
+  std::uintptr_t base = 0, low = 0, high = 0;
+  std::array<Axis, 4> axes{};  // those that are longer than 1
+  std::size_t rank = 0;
+  Index element_bytes = 0;
+  bool empty = true;
 };
 
 template <class T, class... Extents>
 KLA_ALWAYS_INLINE MemoryRegion RegionOf(const View<T, Extents...>& view) {
   MemoryRegion region;
-  region.base = reinterpret_cast<std::uintptr_t>(view.data());
-  region.empty = view.is_null();
+  region.Begin(view.data(), sizeof(T));
   for (std::size_t i = 0; i < view.extents().size(); ++i) {
     region.Add(view.extents()[i], view.strides()[i] * static_cast<Index>(sizeof(T)));
   }
-  region.Finish(sizeof(T));
   return region;
 }
 
@@ -83,36 +90,28 @@ template <class T>
 KLA_ALWAYS_INLINE MemoryRegion RegionOf(const StateRef<T>& state) {
   constexpr auto kBytes = static_cast<Index>(sizeof(T));
   MemoryRegion region;
-  region.base = reinterpret_cast<std::uintptr_t>(state.data);
-  region.empty = state.is_null();
+  region.Begin(state.data, kBytes);
   region.Add(state.sequences, state.sequence_stride * kBytes);
   region.Add(state.heads, state.head_stride * kBytes);
   region.Add(state.key_dim, state.key_stride * kBytes);
   region.Add(state.value_dim, state.value_stride * kBytes);
-  region.Finish(kBytes);
   return region;
 }
 
-// Whether two arrays may share memory. Arrays whose ranges interleave, as columns of one fused
-// buffer do, are told apart by their offset within the common period of their strides.
+// Whether two arrays may share memory. Arrays whose spans overlap, as columns of one fused buffer
+// do, are told apart by their offset within the common period of their strides.
 KLA_ALWAYS_INLINE bool MayOverlap(const MemoryRegion& a, const MemoryRegion& b) {
-  if (a.empty || b.empty) return false;
-  const auto [a_low, a_high] = a.Range();
-  const auto [b_low, b_high] = b.Range();
-  if (a_high <= b_low || b_high <= a_low) return false;
+  if (a.empty || b.empty || a.high <= b.low || b.high <= a.low) return false;
+  const MemoryRegion::Pieces in_a = a.Sorted(), in_b = b.Sorted();
   Index period = 0;
-  for (int i = 0; i < a.rank; ++i) {
-    period = std::gcd(period, a.axes[static_cast<std::size_t>(i)].stride);
-  }
-  for (int i = 0; i < b.rank; ++i) {
-    period = std::gcd(period, b.axes[static_cast<std::size_t>(i)].stride);
-  }
+  for (std::size_t i = 0; i < in_a.rank; ++i) period = std::gcd(period, in_a.axes[i].stride);
+  for (std::size_t i = 0; i < in_b.rank; ++i) period = std::gcd(period, in_b.axes[i].stride);
   if (period == 0) return true;
   const auto modulus = static_cast<std::uintptr_t>(period);
   const Index offset = b.base >= a.base
                            ? static_cast<Index>((b.base - a.base) % modulus)
                            : (period - static_cast<Index>((a.base - b.base) % modulus)) % period;
-  return offset < a.run || offset + b.run > period;
+  return offset < in_a.run || offset + in_b.run > period;
 }
 
 }  // namespace kla::internal

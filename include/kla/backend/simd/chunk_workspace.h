@@ -6,38 +6,37 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
-#include <new>
 
 #include "kla/backend/simd/target.h"
+#include "kla/core/aligned_allocator.h"
 #include "kla/core/scalar.h"
 
 namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
-inline constexpr std::size_t kCacheLine = 64;
-
 // Uninitialised memory on a cache-line boundary.
 template <class R>
 class AlignedArray {
  public:
   explicit AlignedArray(Index size)
-      : data_(static_cast<R*>(::operator new(static_cast<std::size_t>(size) * sizeof(R),
-                                             std::align_val_t(kCacheLine)))) {}
-  ~AlignedArray() { ::operator delete(data_, std::align_val_t(kCacheLine)); }
+      : bytes_(static_cast<std::size_t>(size) * sizeof(R)),
+        data_(static_cast<R*>(internal::AllocateAligned(bytes_))) {}
+  ~AlignedArray() { internal::FreeAligned(data_, bytes_); }
   AlignedArray(const AlignedArray&) = delete;
   AlignedArray& operator=(const AlignedArray&) = delete;
 
   R* data() const { return data_; }
 
  private:
+  std::size_t bytes_;
   R* data_;
 };
 
 // Rounds a number of elements up to whole cache lines.
 template <class R>
 constexpr Index WholeLines(Index size) {
-  constexpr Index kLine = static_cast<Index>(kCacheLine / sizeof(R));
+  constexpr Index kLine = static_cast<Index>(internal::kCacheLine / sizeof(R));
   return (size + kLine - 1) / kLine * kLine;
 }
 

@@ -19,6 +19,8 @@ inline namespace KLA_SIMD_VARIANT {
 // The scalars of one token, in the unit-key form of math/unit_key.h.
 template <class R>
 struct DecodeToken {
+  RowFactor<R> key_factor;    // r
+  RowFactor<R> query_factor;  // scale, times 1 / |q| where queries are normalised
   RowFactor<R> value_factor;  // r_v
   R step;                     // b
   R alignment;                // scale <k~, q^>
@@ -67,18 +69,14 @@ class DecodeHeads {
         layout_(Shape::kKeyDim == kDynamic ? problem.key_dim : Shape::kKeyDim,
                 Shape::kValueDim == kDynamic ? problem.value_dim : Shape::kValueDim) {}
 
-  // Heads [first, last) of all sequences, counted sequence by sequence. The scalars of a walk are
-  // prepared before the walk that precedes it: a chain of some 200 cycles that hides behind it.
+  // Heads [first, last) of all sequences, counted sequence by sequence.
   void Run(Index first, Index last) {
     head_ = first;
     last_head_ = last;
     token_ = 0;
-    Index at = 0;
-    bool more = PrepareWalk(walks_[at]);
-    while (more) {
-      more = PrepareWalk(walks_[1 - at]);
-      RunWalk(walks_[at]);
-      at = 1 - at;
+    while (GatherWalks()) {
+      PrepareWalks();
+      for (Index i = 0; i < walk_count_; ++i) RunWalk(walks_[i]);
     }
   }
 
@@ -101,73 +99,116 @@ class DecodeHeads {
     const DecodeLayout<State> layout(kLargestKeyDim, kColumns);
     return PassWidths<R>(layout.TileWidth(0)) | PassWidths<R>(layout.TileWidth(layout.tiles() - 1));
   }();
-  // Tokens of one walk over the state, and the room for their keys and queries.
-  static constexpr Index kMaxWalk = 16;
-  static constexpr Index kRowRoom = std::min(kMaxWalk * kRows, std::max<Index>(4096, kRows));
+  // Walks that are prepared together, their tokens, and the room for keys and queries.
+  static constexpr Index kMaxWalks = 8;
+  static constexpr Index kMaxTokens = 16;
+  static constexpr Index kRowRoom = std::min(kMaxTokens * kRows, std::max<Index>(4096, kRows));
   // A single token prefetches from the stream it walks along: far enough ahead for memory, near
   // enough not to push what it reads out of the first-level cache.
   static constexpr Index kPrefetchBytes = 4096;
 
-  // A few tokens of one head of one sequence.
+  // A few tokens of one head of one sequence. What was prepared for them lies one after the other.
   struct Walk {
     Index batch, begin, count;  // tokens [begin, begin + count) of a batch row
-    Index head;
+    Index head, key_head;
     State* record;
     double rescale;  // c before the first token
-    DecodeToken<R> tokens[kMaxWalk];
-    alignas(64) R keys[kRowRoom];     // k~ of each token [count, row_pitch]
-    alignas(64) R queries[kRowRoom];  // scale q^ of each token [count, row_pitch]
+    DecodeToken<R>* tokens;
+    R* keys;     // k~ of each token [count, row_pitch]
+    R* queries;  // scale q^ of each token [count, row_pitch]
   };
 
-  // The next walk, or false if there is none.
-  bool PrepareWalk(Walk& walk) {
-    for (; head_ < last_head_; ++head_, token_ = 0) {
+  // The next walks; false if there are none.
+  bool GatherWalks() {
+    const Index room = std::min(kMaxTokens, kRowRoom / layout_.row_pitch());
+    Index used = 0;
+    walk_count_ = 0;
+    for (; head_ < last_head_ && walk_count_ < kMaxWalks; ++head_, token_ = 0) {
       const Index n = problem_.sequences == 1 ? 0 : head_ / problem_.value_heads;
       const Index slot = args_.slots.is_null() ? n : args_.slots[n];
       const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
       if (slot == -1 || token_ >= span.length) continue;
-      walk.batch = span.batch;
-      walk.begin = span.begin + token_;
-      walk.count = std::min({kMaxWalk, kRowRoom / layout_.row_pitch(), span.length - token_});
-      walk.head = head_ - n * problem_.value_heads;
-      walk.record = pool_.Head(slot, walk.head);
-      if (token_ == 0) CopyBytes(walk.record, sizeof(scale_), &scale_);
-      walk.rescale = scale_.rescale;
-      token_ += walk.count;
-      for (Index t = 0; t < walk.count; ++t) {
-        walk.tokens[t] =
-            Prepare(walk.batch, walk.begin + t, walk.head, walk.keys + t * layout_.row_pitch(),
-                    walk.queries + t * layout_.row_pitch());
-      }
-      return true;
+      const Index count = std::min(room, span.length - token_);
+      if (used + count > room) break;
+      const Index head = head_ - n * problem_.value_heads;
+      walks_[walk_count_++] = {
+          .batch = span.batch,
+          .begin = span.begin + token_,
+          .count = count,
+          .head = head,
+          .key_head = problem_.key_heads == problem_.value_heads ? head : problem_.KeyHeadOf(head),
+          .record = pool_.Head(slot, head),
+          .rescale = 1.0,
+          .tokens = tokens_ + used,
+          .keys = keys_ + used * layout_.row_pitch(),
+          .queries = queries_ + used * layout_.row_pitch()};
+      used += count;
+      token_ += count;
+      if (token_ < span.length) break;  // the rest of this head, after what is prepared now
     }
-    return false;
+    return walk_count_ > 0;
   }
 
-  // k~ and scale q^ [row_pitch], zero-padded, and the scalars of token t.
-  // Advances scale_.
-  DecodeToken<R> Prepare(Index batch, Index t, Index head, R* key, R* query) {
-    const Index key_head =
-        problem_.key_heads == problem_.value_heads ? head : problem_.KeyHeadOf(head);
-    const T* k = args_.k.Row(batch, t, key_head);
-    const T* q = args_.q.Row(batch, t, key_head);
-    const RowProducts products = MultiplyRows<R>(k, q, problem_.key_dim);
-    const auto unit = UnitKey<StepSize>(static_cast<double>(args_.eta(batch, t, head)), products.xx,
-                                        problem_.epsilon);
+  // The scalars, keys and queries of their tokens. From a token's norms to its factors is a chain
+  // of some 200 cycles: each step is taken for all tokens, so that their chains overlap.
+  void PrepareWalks() {
+    RowProducts products[kMaxTokens];
+    ForEachToken([&](const Walk& walk, Index t) KLA_SIMD_INLINE {
+      products[walk.tokens + t - tokens_] =
+          MultiplyRows<R>(KeyRow(args_.k, walk, t), KeyRow(args_.q, walk, t), problem_.key_dim);
+    });
+    for (Index i = 0; i < walk_count_; ++i) {
+      DecodeScale scale;
+      CopyBytes(walks_[i].record, sizeof(scale), &scale);
+      walks_[i].rescale = scale.rescale;
+      for (Index t = 0; t < walks_[i].count; ++t) {
+        DecodeToken<R>& token = walks_[i].tokens[t];
+        token = Scalars(walks_[i], t, products[&token - tokens_], scale);
+        scale = {token.scale, token.rescale};
+      }
+    }
+    ForEachToken([&](const Walk& walk, Index t) KLA_SIMD_INLINE {
+      const Index pitch = layout_.row_pitch();
+      ScaleRow(KeyRow(args_.k, walk, t), walk.tokens[t].key_factor, problem_.key_dim,
+               walk.keys + t * pitch, pitch);
+      ScaleRow(KeyRow(args_.q, walk, t), walk.tokens[t].query_factor, problem_.key_dim,
+               walk.queries + t * pitch, pitch);
+    });
+  }
+
+  // f(walk, t) for the tokens of all walks.
+  template <class F>
+  HWY_INLINE void ForEachToken(const F& f) const {
+    for (Index i = 0; i < walk_count_; ++i) {
+      for (Index t = 0; t < walks_[i].count; ++t) f(walks_[i], t);
+    }
+  }
+  static const T* KeyRow(const KeyView<const T>& rows, const Walk& walk, Index t) {
+    return rows.Row(walk.batch, walk.begin + t, walk.key_head);
+  }
+
+  // Of token t of a walk, with `scale` A and c before it.
+  DecodeToken<R> Scalars(const Walk& walk, Index t, const RowProducts& products,
+                         const DecodeScale& scale) const {
+    const Index token = walk.begin + t;
+    const auto unit =
+        UnitKey<StepSize>(static_cast<double>(args_.eta(walk.batch, token, walk.head)), products.xx,
+                          problem_.epsilon);
     const double query_scale = StepSize::kNormalizeQuery
                                    ? problem_.scale * InverseNorm(products.yy, problem_.epsilon)
                                    : problem_.scale;
-    ScaleRow(k, RowFactor<R>(unit.key), problem_.key_dim, key, layout_.row_pitch());
-    ScaleRow(q, RowFactor<R>(query_scale), problem_.key_dim, query, layout_.row_pitch());
-    const double decay = Decay(static_cast<double>(args_.g(batch, t, head))) * scale_.scale;
-    scale_ = NormalizeScale(decay);
-    return {.value_factor = RowFactor<R>(unit.value),
+    const double decay =
+        Decay(static_cast<double>(args_.g(walk.batch, token, walk.head))) * scale.scale;
+    const DecodeScale after = NormalizeScale(decay);
+    return {.key_factor = RowFactor<R>(unit.key),
+            .query_factor = RowFactor<R>(query_scale),
+            .value_factor = RowFactor<R>(unit.value),
             .step = static_cast<R>(unit.step),
             .alignment = static_cast<R>(products.xy * unit.key * query_scale),
             .decay = static_cast<R>(decay),
-            .inverse_scale = static_cast<R>(1.0 / scale_.scale),
-            .scale = scale_.scale,
-            .rescale = scale_.rescale};
+            .inverse_scale = static_cast<R>(1.0 / after.scale),
+            .scale = after.scale,
+            .rescale = after.rescale};
   }
 
   void RunWalk(const Walk& walk) {
@@ -271,10 +312,14 @@ class DecodeHeads {
   Pool& pool_;
   const DecodeLayout<State> layout_;
 
-  // Where preparation stands: the head, its next token, and A and c before that.
+  // Where preparation stands: the head and its next token.
   Index head_, last_head_, token_;
-  DecodeScale scale_;
-  Walk walks_[2];  // the one that runs and the one after it
+  // What is prepared.
+  Walk walks_[kMaxWalks];
+  Index walk_count_;
+  DecodeToken<R> tokens_[kMaxTokens];
+  alignas(64) R keys_[kRowRoom];
+  alignas(64) R queries_[kRowRoom];
 
   const R* update_key_;                                  // u [row_pitch], from the call before
   R* update_value_;                                      // d [columns]
