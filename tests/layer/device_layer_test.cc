@@ -4,8 +4,10 @@
 #include "kla/layer/device_layer.h"
 
 #include "backend/cuda_decode_on_host.h"
+#include "kla/backend/cuda/row_product.h"
 #include "kla/backend/reference/reference.h"
 #include "layer/device_layer_suite.h"
+#include "support/array.h"
 
 namespace kla::test {
 namespace {
@@ -13,8 +15,9 @@ namespace {
 struct PlainProducts {
   template <class A, class C, class Memory>
   void Multiply(const A& a, const A& b, const C& c, const Memory& memory,
-                const Serial& /*executor*/) const {
+                const Serial& executor) const {
     ASSERT_NE(memory.data(), nullptr);
+    if (device::MultiplyRow(a, b, c, device::HostLauncher(executor, /*multiprocessors=*/2))) return;
     for (Index i = 0; i < c.rows; ++i) {
       for (Index j = 0; j < c.columns; ++j) {
         float sum = 0;
@@ -65,6 +68,44 @@ struct OnHost {
 };
 
 INSTANTIATE_TYPED_TEST_SUITE_P(OnHost, DeviceLayerTest, OnHost);
+
+// Depths that are and are not whole rounds of all lanes; one warp a column, and several.
+template <class T>
+void ExpectRowProduct(Index columns, Index depth, int multiprocessors) {
+  std::mt19937_64 random(7);
+  std::normal_distribution<float> normal;
+  const Index stride = depth + 16;
+  Array<RowView<T>> a({1, depth}), b({columns, stride}), c({1, columns});
+  a.Fill([&] { return normal(random); });
+  b.Fill([&] { return normal(random); });
+  using internal::MatrixRef;
+  ASSERT_TRUE(device::MultiplyRow(MatrixRef<const T>{a.view().data(), 1, depth, depth},
+                                  MatrixRef<const T>{b.view().data(), columns, depth, stride},
+                                  MatrixRef<T>{c.view().data(), 1, columns, columns},
+                                  device::HostLauncher(Serial{}, multiprocessors)));
+  std::vector<double> expected;
+  for (Index j = 0; j < columns; ++j) {
+    expected.push_back(0);
+    for (Index d = 0; d < depth; ++d) {
+      expected.back() += static_cast<double>(static_cast<float>(a.view()(0, d))) *
+                         static_cast<double>(static_cast<float>(b.view()(j, d)));
+    }
+  }
+  EXPECT_TRUE(c.PaddingIsIntact());
+  ExpectClose("c", c.Values(), expected,
+              kRoundoff<float> * std::sqrt(static_cast<double>(depth)) * Rms(expected),
+              kRoundoff<T>);
+}
+
+TEST(RowProductTest, MatchesItsSum) {
+  for (const int multiprocessors : {0, 132}) {
+    ExpectRowProduct<float>(13, 128 * 4, multiprocessors);
+    ExpectRowProduct<float>(8, 1000, multiprocessors);
+    ExpectRowProduct<bfloat16>(9, 2304, multiprocessors);
+    ExpectRowProduct<bfloat16>(1, 7000, multiprocessors);
+    ExpectRowProduct<float16>(3, 8, multiprocessors);
+  }
+}
 
 }  // namespace
 }  // namespace kla::test

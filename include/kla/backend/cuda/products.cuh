@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// backend/cuda: matrix products of a layer, by cuBLAS.
+// backend/cuda: matrix products of a layer, by cuBLAS, those with one row by a kernel.
 #ifndef KLA_BACKEND_CUDA_PRODUCTS_CUH_
 #define KLA_BACKEND_CUDA_PRODUCTS_CUH_
 
@@ -12,6 +12,8 @@
 #include <type_traits>
 
 #include "kla/backend/cuda/executor.cuh"
+#include "kla/backend/cuda/launch.cuh"
+#include "kla/backend/cuda/row_product.h"
 #include "kla/core/check.h"
 #include "kla/core/scalar.h"
 
@@ -37,6 +39,7 @@ class CudaProducts {
     constexpr cudaDataType_t kType = std::is_same_v<T, float>      ? CUDA_R_32F
                                      : std::is_same_v<T, bfloat16> ? CUDA_R_16BF
                                                                    : CUDA_R_16F;
+    if (device::MultiplyRow(a, b, c, device::DeviceLauncher(executor.stream))) return;
     const float one = 1, zero = 0;
     const std::lock_guard<std::mutex> lock(mutex_);
     Check(cublasSetStream(handle_, executor.stream), "cublasSetStream");
