@@ -201,10 +201,23 @@ def layer(model_dim, key_dim, value_dim, heads, warm):
         return {"eager": eager, "replay": graph_ms(run)}
 
 
+def compile_only():
+    """Lets Triton's autotuner call each configuration once, without timing it."""
+    from triton.runtime.autotuner import Autotuner
+
+    def call_once(call, quantiles=None, **_):
+        call()
+        return [0.0] * len(quantiles) if quantiles else 0.0
+
+    Autotuner.do_bench = property(lambda _: call_once, lambda *_: None)
+
+
 def worker(warm):
     """Reads items as lines of JSON, answers each with one."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes to standard error
+    if warm:
+        compile_only()
     for line in sys.stdin:
         item = json.loads(line)
         try:
@@ -228,7 +241,7 @@ class Worker:
     def __init__(self, library, warm, log):
         environment = dict(os.environ, FLA_FLASH_QLA="1" if library == "FlashQLA" else "0")
         if warm:
-            environment["FLA_CACHE_RESULTS"] = "0"  # keep no choice that was made under load
+            environment["FLA_CACHE_RESULTS"] = "0"  # compiled code is kept, no choice among it
         command = [sys.executable, os.path.abspath(__file__), "--worker"]
         self.process = subprocess.Popen(command + (["--warm"] if warm else []), text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
@@ -299,13 +312,13 @@ def compare(paths, item_limit, limit):
                 continue
             for how, theirs in answer["times"].items():
                 own = ours[item["name"]].get(how)
-                if own is None:
-                    continue
                 if isinstance(theirs, str):
                     print(f"ratio    n/a   {label} {how} {theirs}", flush=True)
-                    continue
-                print(f"ratio {theirs / own:6.2f}   {label} {1e3 * theirs:.1f} us, "
-                      f"kla {1e3 * own:.1f} us, {how}", flush=True)
+                elif own is None:
+                    print(f"ratio    n/a   {label} {1e3 * theirs:.1f} us, {how}", flush=True)
+                else:
+                    print(f"ratio {theirs / own:6.2f}   {label} {1e3 * theirs:.1f} us, "
+                          f"kla {1e3 * own:.1f} us, {how}", flush=True)
     for process in workers.values():
         process.stop()
 
@@ -315,21 +328,27 @@ def warm_up(processes, limit):
     items = all_items(importable("flash_qla"))
     began = time.monotonic()
 
-    def deal(part):
-        process = None
-        for item in items[part::processes]:
-            left = limit - (time.monotonic() - began)
-            if left < 1:
+    waiting = queue.Queue()
+    for item in sorted(items, key=lambda item: "Backward" not in item["name"]):  # the longest first
+        waiting.put(item)
+
+    def deal():
+        own = {}
+        while limit - (time.monotonic() - began) > 1:
+            try:
+                item = waiting.get_nowait()
+            except queue.Empty:
                 break
-            if process is None or not process.usable():
-                process = Worker(item.get("library", "fla"), True, subprocess.DEVNULL)
-            answer = process.run(item, left)
+            library = item.get("library", "fla")
+            if library not in own or not own[library].usable():
+                own[library] = Worker(library, True, subprocess.DEVNULL)
+            answer = own[library].run(item, limit - (time.monotonic() - began))
             if "failed" in answer:
-                print(f"warm: {item['name']}: {answer['failed']}", flush=True)
-        if process is not None:
+                print(f"warm: {item['name']} {library}: {answer['failed']}", flush=True)
+        for process in own.values():
             process.stop()
 
-    threads = [threading.Thread(target=deal, args=(part,)) for part in range(processes)]
+    threads = [threading.Thread(target=deal) for _ in range(processes)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -365,6 +384,7 @@ def recurrence(q, k, v, g, beta, step_size):
 
 def accuracy(program, folder):
     """Relative RMS errors of o, S and the gradients, of both libraries on the same inputs."""
+    os.environ["FLA_FLASH_QLA"] = "0"
     import numpy
     import torch
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
@@ -372,8 +392,8 @@ def accuracy(program, folder):
     print("relative RMS error against the recurrence in float64, same bfloat16 inputs")
     print(f"{'':34}" + "".join(f"{name:>10}" for name in names))
     os.makedirs(folder, exist_ok=True)
-    for key_dim, value_dim in ((128, 128), (96, 192)):
-        batch, tokens, heads = 1, 1024, 4
+    for key_dim, value_dim, heads in ((128, 128, 16), (96, 192, 12)):
+        batch, tokens = 1, 1024
         tensors = inputs(batch, tokens, heads, heads, key_dim, value_dim, True)
         generator = torch.Generator(DEVICE).manual_seed(2)
         d_out = torch.randn(batch, tokens, heads, value_dim, generator=generator,
@@ -429,7 +449,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("logs", nargs="*", metavar="LOG")
     parser.add_argument("--warm", action="store_true", help="only compile fla's kernels")
-    parser.add_argument("--processes", type=int, default=8, help="of --warm")
+    parser.add_argument("--processes", type=int, default=12, help="of --warm")
     parser.add_argument("--accuracy", metavar="PROGRAM", help="bench_cuda_accuracy")
     parser.add_argument("--folder", default="accuracy", help="where --accuracy leaves its arrays")
     parser.add_argument("--item-limit", type=float, default=60, help="seconds for an item")

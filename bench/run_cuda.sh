@@ -74,10 +74,11 @@ for name in "${built[@]}"; do
 done
 bench_time=$((SECONDS - build_time))
 if [ -z "$fla" ]; then
-  timeout 60 python3 bench/compare_fla.py --accuracy "$build_dir/bench_cuda_accuracy" \
-    --folder "$build_dir/accuracy" 2>&1 | tee "$build_dir/accuracy.log" || echo "accuracy: not run"
-  timeout 200 python3 bench/compare_fla.py --limit 180 "${logs[@]}" | tee "$build_dir/fla.log" ||
+  timeout 220 python3 bench/compare_fla.py --limit 200 "${logs[@]}" | tee "$build_dir/fla.log" ||
     echo "fla: did not come to its end"
+  timeout 60 python3 bench/compare_fla.py --accuracy "$build_dir/bench_cuda_accuracy" \
+    --folder "$build_dir/accuracy" 2> "$build_dir/accuracy.err" | tee "$build_dir/accuracy.log" ||
+    tail -n 1 "$build_dir/accuracy.err"
 fi
 
 echo
