@@ -18,7 +18,7 @@ namespace lm {
 struct LossSum {
   double nats = 0.0;         // Σ −ln p(target)
   std::int64_t count = 0;    // labelled rows
-  std::int64_t correct = 0;  // rows whose largest logit is the target's
+  std::int64_t correct = 0;  // rows whose target has a larger logit than every other token
 
   LossSum& operator+=(const LossSum& other) {
     nats += other.nats;
@@ -45,10 +45,10 @@ LossSum CrossEntropyInPlace(std::span<const std::int32_t> targets, Matrix<T>& lo
     auto z = logits.row(static_cast<Eigen::Index>(r)).array();
     const T largest = z.maxCoeff();
     const T z_target = z(target) - largest;
+    if (z_target == T(0) && (z == largest).count() == 1) ++sum.correct;
     z = (z - largest).exp();
     const T total = z.sum();
     sum.nats += std::log(static_cast<double>(total)) - static_cast<double>(z_target);
-    sum.correct += z_target == T(0) ? 1 : 0;
     z *= T(1) / total;
     z(target) -= T(1);
   }

@@ -126,5 +126,10 @@ TEST(CrossEntropyTest, KnownValues) {
   EXPECT_EQ(loss.correct, 0);
 }
 
+TEST(CrossEntropyTest, ATieIsNotCorrect) {
+  Matrix<double> logits = Matrix<double>::Zero(1, 8);
+  EXPECT_EQ(CrossEntropyInPlace<double>(std::vector<std::int32_t>{3}, logits).correct, 0);
+}
+
 }  // namespace
 }  // namespace lm::testing
