@@ -130,14 +130,19 @@ def roofline_figure(runs, axes):
 
 def load_quality(paths):
     """(task, mixer) -> kind -> x -> [value a seed]; x is the length, or the step of a curve."""
+    rows = [row for path in paths
+            for row in csv.DictReader(pathlib.Path(path).read_text().splitlines())]
+    usual = {}  # task -> its number of steps; runs of another number are a task of their own
+    for row in rows:
+        usual[row["task"]] = min(int(row["steps"]), usual.get(row["task"], int(row["steps"])))
     runs = collections.defaultdict(lambda: collections.defaultdict(
         lambda: collections.defaultdict(list)))
-    for path in paths:
-        for row in csv.DictReader(pathlib.Path(path).read_text().splitlines()):
-            x = int(row["step" if row["kind"] == "curve" else "length"])
-            perplexity = row["task"] == "text"
-            value = math.exp(float(row["nats"])) if perplexity else 100 * float(row["accuracy"])
-            runs[row["task"], row["mixer"]][row["kind"]][x].append(value)
+    for row in rows:
+        task, steps = row["task"], int(row["steps"])
+        name = task if steps == usual[task] else f"{task}_{steps}_steps"
+        x = int(row["step" if row["kind"] == "curve" else "length"])
+        value = math.exp(float(row["nats"])) if task == "text" else 100 * float(row["accuracy"])
+        runs[name, row["mixer"]][row["kind"]][x].append(value)
     return runs
 
 
@@ -165,8 +170,9 @@ def quality_figure(runs, task, kind, axes):
             axes.minorticks_off()
     value = "perplexity a byte" if task == "text" else "accuracy [%]"
     length = "context [bytes]" if task == "text" else "length [tokens]"
-    axes.set(xlabel="training step" if kind == "curve" else length,
-             ylabel=value, title=f"{task}: " + ("while training" if kind == "curve" else "held out"))
+    when = "while training" if kind == "curve" else "held out"
+    axes.set(xlabel="training step" if kind == "curve" else length, ylabel=value,
+             title=f"{task.replace('_', ' ')}: {when}")
     if task == "text" and kind == "curve":
         axes.set_ylim(top=12)  # the first steps are off the scale
     return drawn
