@@ -12,6 +12,7 @@
 
 #include "kla/backend/simd/micro_tile.h"
 #include "kla/core/scalar.h"
+#include "kla/core/shape.h"
 
 namespace kla {
 namespace HWY_NAMESPACE {
@@ -48,34 +49,39 @@ HWY_INLINE void CopyRow(const T* HWY_RESTRICT from, Index count, R* HWY_RESTRICT
   LoadRow(from, count, R(1), to, padded);
 }
 
-// ConvertRow past the caches, for output that is larger than they are: reading the lines before
+// A row past the caches, for output that is larger than they are: reading the lines before
 // overwriting them would cost as much as the writing. Lines that the row covers in part are written
 // as usual. FlushStream() before others may read the result.
-template <class R, class T>
-HWY_INLINE void StreamRow(const R* HWY_RESTRICT from, Index count, T* HWY_RESTRICT to) {
-  if constexpr (std::is_same_v<R, T>) {
-    const Tag<R> d;
-    constexpr auto kVector = static_cast<std::uintptr_t>(kLanes<R>) * sizeof(R);
-    const auto address = reinterpret_cast<std::uintptr_t>(to);
-    Index i = 0;
-    if (address % sizeof(R) == 0) {
-      const Index head =
-          std::min(count, static_cast<Index>((kVector - address % kVector) % kVector / sizeof(R)));
+template <class T>
+HWY_INLINE void StreamRow(const T* HWY_RESTRICT from, Index count, T* HWY_RESTRICT to) {
+  using Byte = std::uint8_t;
+  constexpr Index kSize = sizeof(T), kStep = kLanes<Byte> / kSize;
+  Index i = 0;
+  if constexpr (kStep > 0) {
+    const Tag<Byte> d;
+    const auto address = static_cast<Index>(reinterpret_cast<std::uintptr_t>(to) % kLanes<Byte>);
+    if (address % kSize == 0) {
+      const Index head = std::min(count, (kLanes<Byte> - address) % kLanes<Byte> / kSize);
       for (; i < head; ++i) to[i] = from[i];
-      for (; i + kLanes<R> <= count; i += kLanes<R>) {
-        hn::Stream(hn::LoadU(d, from + i), d, to + i);
+      for (; i + kStep <= count; i += kStep) {
+        hn::Stream(hn::LoadU(d, reinterpret_cast<const Byte*>(from + i)), d,
+                   reinterpret_cast<Byte*>(to + i));
       }
     }
-    ConvertRow(from + i, count - i, to + i);
-  } else {
-    ConvertRow(from, count, to);
   }
+  for (; i < count; ++i) to[i] = from[i];
 }
 
 template <class R, class T>
 HWY_INLINE void StoreRow(const R* HWY_RESTRICT from, Index count, bool stream, T* HWY_RESTRICT to) {
   if (stream) {
-    StreamRow(from, count, to);
+    if constexpr (std::is_same_v<R, T>) {
+      StreamRow(from, count, to);
+    } else {
+      alignas(64) T row[RoundUp(kMaxHeadDim, 64)];
+      ConvertRow(from, count, row);
+      StreamRow(row, count, to);
+    }
   } else {
     ConvertRow(from, count, to);
   }
