@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // tests/op: 65,536 tokens in float against double. The error must not grow with the context.
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -96,6 +97,50 @@ TYPED_TEST(LongSequenceTest, ErrorIsBoundedWithDecay) {
 // Nothing is ever forgotten but what the updates themselves erase.
 TYPED_TEST(LongSequenceTest, ErrorIsBoundedWithoutDecay) {
   ExpectAccurate<TypeParam>(Inputs::kNoDecay);
+}
+
+// States stored in 16 bits, one token a call: every token rounds the body of the state, with a
+// relative error below the unit roundoff, and the errors live for Memory() tokens like any other.
+// They are independent, for what a token adds to an element varies from token to token.
+template <class State>
+void ExpectStateTypeIsAccurate(double log_decay) {
+  const Case c{.name = "stored", .tokens = kTokens, .initial_state = false};
+  Tensors<float> given(c, kDim, kDim, 51);
+  given.g.Fill([&] { return log_decay; });
+  Tensors<double> exact;
+  exact.g = ToDouble<GateView>(given.g);
+  exact.eta = ToDouble<GateView>(given.eta);
+  const std::vector<double> expected = RunOracle<Kla>(c, given).o.Values();
+
+  using Head = Shape<kDim, kDim>;
+  DecodeState<Simd, Head, State> pool(1, 1);
+  Array<ValueView<float>> o({1, kTokens, 1, kDim});
+  const std::array<Index, 4> row = {1, 1, 1, kDim};
+  for (Index t = 0; t < kTokens; ++t) {
+    DecodeStep<Simd, Head, Kla, float, State>(
+        DecodeStepArgs<float>{.q = {given.q.view().Row(0, t, 0), row},
+                              .k = {given.k.view().Row(0, t, 0), row},
+                              .v = {given.v.view().Row(0, t, 0), row},
+                              .g = {&given.g.view()(0, t, 0), {1, 1, 1}},
+                              .eta = {&given.eta.view()(0, t, 0), {1, 1, 1}},
+                              .o = {o.view().Row(0, t, 0), row}},
+        pool);
+  }
+  const double relative = kRoundoff<State> * std::sqrt(Memory(exact));
+  const std::vector<double> errors = ErrorByContext(o.Values(), expected);
+  std::printf("g = %-7g relative error of o, by eighths of the context:", log_decay);
+  for (const double error : errors) std::printf(" %.1e", error);
+  std::printf("; allowed %.1e\n", relative);
+  for (const double error : errors) EXPECT_LE(error, relative);
+  EXPECT_LE(errors.back(), 1.5 * errors.front()) << "grows with the context";
+}
+
+TEST(StateTypeTest, Bfloat16) {
+  for (const double g : {0.0, -1e-4, -1e-3, -1e-2, -1e-1}) ExpectStateTypeIsAccurate<bfloat16>(g);
+}
+
+TEST(StateTypeTest, Float16) {
+  for (const double g : {0.0, -1e-4, -1e-3, -1e-2, -1e-1}) ExpectStateTypeIsAccurate<float16>(g);
 }
 
 }  // namespace
