@@ -45,8 +45,7 @@ RunSettings Small(const std::string& task) {
   s.preset = "small", s.task = task, s.test_sequences = 256;
   s.model_dim = 64, s.hidden_dim = 128, s.time = 128, s.batch = 16, s.steps = 3000, s.warmup = 150;
   if (task == "mqar") s.vocabulary = 256, s.pairs = 32;
-  if (task == "sniah")
-    s.vocabulary = 128, s.pairs = 1, s.steps = 1500, s.warmup = 75, s.test_sequences = 512;
+  if (task == "sniah") s.vocabulary = 128, s.pairs = 1, s.test_sequences = 512;
   if (task == "palindrome") s.vocabulary = 128, s.time = 64, s.batch = 32;
   if (task == "stack") s.vocabulary = 128, s.pairs = 16;
   s.test_lengths = Doubled(s.time, 5);
