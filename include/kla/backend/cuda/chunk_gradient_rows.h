@@ -10,76 +10,91 @@
 namespace kla::device {
 
 // dq = r dq~ - r^3 <q, dq~> q (normalised q), dk = r dk~ + 2 (d |k|^2) k, in terms of the rows
-// scaled to near 1.
-template <class C, class Layout, class Block, class Arrays, class Shared, class Sums>
+// scaled to near 1: products along each row by its lanes, then the factors by a thread a row, in
+// double, then the rows. `work` [3][2][C] is free to use.
+template <class C, class Layout, class Block, class Arrays, class Shared, class Sums, class Work>
 KLA_TILE_FUNCTION void FinishRows(const Block& block, const Arrays& arrays, const Shared& shared,
-                                  const Sums& total, const ChunkSpan& span, Index head) {
+                                  const Sums& total, Work& work, const ChunkSpan& span,
+                                  Index head) {
   using T = typename C::T;
   constexpr int kPitch = Layout::kPitch, kKeyDim = C::kKeyDim;
   const double epsilon = arrays.epsilon;
   const auto &q = arrays.q, &k = arrays.k;
   const auto &dq = arrays.dq, &dk = arrays.dk;
+  const ChunkNorms& norms = shared.small.norms;
+  auto &query_factors = work[0], &key_factors = work[1], &along = work[2];
   // A unit of q^ or k^: from shared memory where all of it is still there, else from the caller's.
   using PassTile = typename Layout::PassTile;
-  const auto load = [&](const T* from, const auto* there, bool aligned, float down, int row,
-                        int column, float(&x)[8]) {
+  const auto load = [&](const tile::TokenRows<const T>& rows, const auto* there, const float* down,
+                        int row, int column, float(&x)[8]) {
     if constexpr (Layout::kPasses == 1 && C::kTerms == 1) {
       tile::LoadUnit(there + PassTile::Offset(row, column), true, x);
     } else {
-      tile::LoadUnit(from + column, aligned, x);
+      const Index t = span.begin + (row < span.count ? row : 0);
+      tile::LoadUnit(rows.At(span.batch, t, head) + column, rows.aligned, x);
       KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) x[e] *= down;
+      for (int e = 0; e < 8; ++e) x[e] *= down[row];
     }
   };
   block.ForEachRow([&](int row, const auto& lanes) {
-    const bool inside = row < span.count;
-    const Index t = span.begin + (inside ? row : 0);
-    const T* q_row = q.At(span.batch, t, head);
-    const T* k_row = k.At(span.batch, t, head);
-    const float q_down = shared.small.norms.query_down[row],
-                k_down = shared.small.norms.key_down[row];
-    const float* d_query = total.dq + row * kPitch;
-    const float* d_key = total.dk + row * kPitch;
     float x[8], dx[8], q_along = 0, k_along = 0;  // <q^, dq~>, <k^, dk~>
     for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
-      load(q_row, shared.queries, q.aligned, q_down, row, c, x);
-      tile::LoadUnit(d_query + c, true, dx);
+      load(q, shared.queries, norms.query_down, row, c, x);
+      tile::LoadUnit(total.dq + row * kPitch + c, true, dx);
       KLA_TILE_UNROLL
       for (int e = 0; e < 8; ++e) q_along += x[e] * dx[e];
-      load(k_row, shared.keys, k.aligned, k_down, row, c, x);
-      tile::LoadUnit(d_key + c, true, dx);
+      load(k, shared.keys, norms.key_down, row, c, x);
+      tile::LoadUnit(total.dk + row * kPitch + c, true, dx);
       KLA_TILE_UNROLL
       for (int e = 0; e < 8; ++e) k_along += x[e] * dx[e];
     }
     q_along = lanes.Sum(q_along);
     k_along = lanes.Sum(k_along);
-    if (!inside) return;
-    const double key_norm2 = shared.small.norms.key_norm2[row];
+    if (lanes.index == 0) {
+      along[0][row] = q_along;
+      along[1][row] = k_along;
+    }
+  });
+  block.Barrier();
+  block.ForEach(kChunkRows, [&](int row) {
+    const double q_up = tile::InverseOfPowerOfTwo(norms.query_down[row]);
+    const double k_up = tile::InverseOfPowerOfTwo(norms.key_down[row]);
+    const double key_norm2 = norms.key_norm2[row];
     const double d_norm2 =
         shared.small.norm2_gradient[row] +
         UnitKeyBackward<typename C::StepSize>(0.0, key_norm2, epsilon,
-                                              static_cast<double>(k_along) / k_down, 0.0, 0.0)
+                                              static_cast<double>(along[1][row]) * k_up, 0.0, 0.0)
             .norm2;
-    const float key = static_cast<float>(InverseNorm(key_norm2, epsilon));
-    const float key_part = static_cast<float>(2.0 * d_norm2 / k_down);  // of k^
+    key_factors[0][row] = static_cast<float>(InverseNorm(key_norm2, epsilon));
+    key_factors[1][row] = static_cast<float>(2.0 * d_norm2 * k_up);  // of k^
     double r = 1.0, query_along = 0.0;
     if constexpr (C::StepSize::kNormalizeQuery) {
-      r = InverseNorm(shared.small.norms.query_norm2[row], epsilon);
-      query_along = -r * r * r * static_cast<double>(q_along) / q_down / q_down;
+      r = InverseNorm(norms.query_norm2[row], epsilon);
+      query_along = -r * r * r * static_cast<double>(along[0][row]) * q_up * q_up;
     }
-    const float query = static_cast<float>(r), query_part = static_cast<float>(query_along);
+    query_factors[0][row] = static_cast<float>(r);
+    query_factors[1][row] = static_cast<float>(query_along);  // of q^
+  });
+  block.Barrier();
+  block.ForEachRow([&](int row, const auto& lanes) {
+    if (row >= span.count) return;
+    const Index t = span.begin + row;
     T* dq_row = dq.At(span.batch, t, head);
     T* dk_row = dk.At(span.batch, t, head);
+    float x[8], dx[8];
+    const auto combine = [&](const auto& factors) {
+      const float of_gradient = factors[0][row], of_row = factors[1][row];
+      KLA_TILE_UNROLL
+      for (int e = 0; e < 8; ++e) x[e] = of_gradient * dx[e] + of_row * x[e];
+    };
     for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
-      load(q_row, shared.queries, q.aligned, q_down, row, c, x);
-      tile::LoadUnit(d_query + c, true, dx);
-      KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) x[e] = query * dx[e] + query_part * x[e];
+      load(q, shared.queries, norms.query_down, row, c, x);
+      tile::LoadUnit(total.dq + row * kPitch + c, true, dx);
+      combine(query_factors);
       tile::StoreUnit(dq_row + c, dq.aligned, x);
-      load(k_row, shared.keys, k.aligned, k_down, row, c, x);
-      tile::LoadUnit(d_key + c, true, dx);
-      KLA_TILE_UNROLL
-      for (int e = 0; e < 8; ++e) x[e] = key * dx[e] + key_part * x[e];
+      load(k, shared.keys, norms.key_down, row, c, x);
+      tile::LoadUnit(total.dk + row * kPitch + c, true, dx);
+      combine(key_factors);
       tile::StoreUnit(dk_row + c, dk.aligned, x);
     }
   });

@@ -16,8 +16,19 @@
 
 namespace kla::device {
 
+// Blocks for each multiprocessor, among which its registers are divided: one less where products
+// take their right factor from registers.
 template <class Body>
-__global__ void __launch_bounds__(Body::kThreads, Body::kBlocksPerSm)
+constexpr int ResidentTileBlocks() {
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  return Body::kBlocksPerSm > 1 ? Body::kBlocksPerSm - 1 : 1;
+#else
+  return Body::kBlocksPerSm;
+#endif
+}
+
+template <class Body>
+__global__ void __launch_bounds__(Body::kThreads, ResidentTileBlocks<Body>())
     RunTileBody(const __grid_constant__ Body body) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const tile::Block<Body::kGroups> block;

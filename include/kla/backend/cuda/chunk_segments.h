@@ -10,6 +10,9 @@
 //   walks     chunks / segments steps
 // The reverse walk's map has the linear part M^T, so M serves both ways. The state is passed on in
 // float32; products of the scan have one operand term more than those of the chunks.
+//
+// H200, bf16, 1x32K: 128/128, 2/8 heads, forward 1.37 ms -> 0.36 in 8 segments (maps 0.12, scan
+// 0.05, walks 0.11); 16/32 heads 1.17 -> 1.08 in 4; 96/192, 12 heads, 0.98 -> 0.62 in 7.
 #ifndef KLA_BACKEND_CUDA_CHUNK_SEGMENTS_H_
 #define KLA_BACKEND_CUDA_CHUNK_SEGMENTS_H_
 

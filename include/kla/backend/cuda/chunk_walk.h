@@ -5,6 +5,8 @@
 #ifndef KLA_BACKEND_CUDA_CHUNK_WALK_H_
 #define KLA_BACKEND_CUDA_CHUNK_WALK_H_
 
+#include <type_traits>
+
 #include "kla/backend/cuda/chunk_types.h"
 
 namespace kla::device {
@@ -103,10 +105,14 @@ struct ChunkStates {
   }
 };
 
+// Whether a state's terms find room in registers beside the state.
+template <class C>
+inline constexpr bool kStateOperandFits = C::kTerms* C::kKeyDim <= 128;
+
 // Blocks of the maps hide each other's waiting: as many on a multiprocessor as registers allow.
 template <class C>
 constexpr int MapBlocksPerSm(bool map, int most) {
-  return map && C::kTerms * C::kKeyDim <= 128 ? most : 1;
+  return map && kStateOperandFits<C> ? most : 1;
 }
 
 // ---- Inputs in shared memory --------------------------------------------------------------------
@@ -187,12 +193,12 @@ KLA_TILE_FUNCTION void MultiplyState(const tile::RegisterTile<C::kKeyDim>& state
                                      tile::RegisterTile<kChunkRows>& sum, const F& meanwhile) {
   using E = typename C::E;
   sum.Fill(0.0f);
-  if constexpr (C::kTerms * C::kKeyDim <= 128) {
+  if constexpr (kStateOperandFits<C>) {
     const auto rounded = tile::ToOperand<E, C::kTerms>(state, tile::Identity{});
     tile::StartMultiplyTransposed(sum, rounded, tile);
     meanwhile(rounded);
     tile::Complete(sum);
-  } else {  // never are all terms in registers
+  } else {
     meanwhile(tile::ToOperand<E, C::kTerms>(state, tile::Identity{}));
     tile::MultiplyTransposedBy<E, C::kTerms>(state, &tile, sum);
   }

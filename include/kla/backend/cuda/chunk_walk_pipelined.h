@@ -14,6 +14,10 @@ namespace kla::device {
 //   all
 //             copies from and to memory
 // Group 0 holds the state and is what a walk waits for: it has no work but the recurrence.
+//
+// H200, bf16, 128/128, 16/64 heads, 1x32K: 1.9 GB and 0.28 TFLOP, floors 0.45 and 0.35 ms. 1.26 ms
+// by one group (2.5 us a chunk) -> 1.12 by two, group 1 the slower one with divisions of 64 bits in
+// every step -> 0.79 ms (1.5 us) without them; 1.8 x the floor.
 template <class C>
 struct WalkPipelined {
   static constexpr int kGroups = 2, kThreads = 256, kBlocksPerSm = 1;
