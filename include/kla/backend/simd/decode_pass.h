@@ -35,7 +35,8 @@ struct DecodePrefetch {
 // Each element is read once and written once, for 1 multiply and 3 multiply-adds: on two
 // multiply-add ports 2 cycles a vector, out of any cache. kPrefetches lines are prefetched a row.
 // The sums of narrow passes run in kParts interleaved parts, to cover the latency of an addition.
-template <class R, int kVectors, int kPrefetches, class From, class To, class Finish>
+// kRescale: c may be other than 1.
+template <class R, int kVectors, int kPrefetches, bool kRescale, class From, class To, class Finish>
 HWY_INLINE void DecodePass(const From* from, To* to, Index pitch, Index rows,
                            const DecodeVectors<R>& token, const DecodePrefetch& prefetch,
                            const Finish& finish) {
@@ -62,7 +63,7 @@ HWY_INLINE void DecodePass(const From* from, To* to, Index pitch, Index rows,
       const auto q = hn::Set(tag, query[i + part]);
       Unroll<kVectors>([&](auto j) KLA_SIMD_INLINE {
         const auto old = LoadAs<R>(from + (i + part) * pitch + j * kLanes<R>);
-        const auto x = hn::MulAdd(u, d[j], hn::Mul(old, rescale));
+        const auto x = hn::MulAdd(u, d[j], kRescale ? hn::Mul(old, rescale) : old);
         StoreAs<R>(x, to + (i + part) * pitch + j * kLanes<R>);
         p[part][j] = hn::MulAdd(x, k, p[part][j]);
         r[part][j] = hn::MulAdd(x, q, r[part][j]);
@@ -102,14 +103,24 @@ HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
       constexpr int kVectors = index + 1;
       constexpr Index kRowBytes = kVectors * kLanes<R> * static_cast<Index>(sizeof(From));
       constexpr int kLines = kPrefetchRows ? static_cast<int>((kRowBytes + 63) / 64) : 1;
+      // c is 1 unless a power of two has moved. Where each row is converted besides, to leave out
+      // the product saves an eighth of the time; in float it saves none.
+      constexpr bool kRescaleIsRare = kPrefetchRows && !std::is_same_v<From, R>;
       if constexpr ((kWidths >> kVectors) % 2 == 1) {
         if (vectors != kVectors) return;
         DecodeVectors<R> part = token;
         part.update_value += begin;
-        DecodePass<R, kVectors, kLines>(
-            from + begin, to + begin, width, rows, part,
-            {prefetch.next + begin * static_cast<Index>(sizeof(From)), prefetch.step},
-            [&](Index column, auto p, auto r) KLA_SIMD_INLINE { finish(begin + column, p, r); });
+        const auto pass = [&](auto rescale) KLA_SIMD_INLINE {
+          DecodePass<R, kVectors, kLines, decltype(rescale)::value>(
+              from + begin, to + begin, width, rows, part,
+              {prefetch.next + begin * static_cast<Index>(sizeof(From)), prefetch.step},
+              [&](Index column, auto p, auto r) KLA_SIMD_INLINE { finish(begin + column, p, r); });
+        };
+        if (kRescaleIsRare && token.rescale == R(1)) {
+          pass(std::bool_constant<!kRescaleIsRare>());
+        } else {
+          pass(std::true_type());
+        }
       }
     });
   }
