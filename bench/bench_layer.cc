@@ -35,13 +35,7 @@ AlignedVector<float> RandomVector(Index size) {
 // make() builds the data and returns what is timed.
 void RegisterTokens(const std::string& name, Index tokens, double flops,
                     const std::function<std::function<void()>()>& make) {
-  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-    const auto body = make();
-    body();
-    for (auto _ : state) {
-      body();
-      benchmark::ClobberMemory();
-    }
+  RegisterBody(name, make, [=](benchmark::State& state) {
     constexpr auto kRate = benchmark::Counter::kIsIterationInvariantRate;
     state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(tokens), kRate);
     if (flops > 0) state.counters["FLOP/s"] = benchmark::Counter(flops, kRate);
@@ -151,6 +145,10 @@ class LayerBench {
     AlignedVector<float> in, out, x, projected, normed;
   };
 
+  struct MatrixRefs {
+    MatrixRef<float> x, projected, normed, in, out;
+  };
+
   static MatrixRef<float> Ref(AlignedVector<float>& memory, Index rows) {
     const Index columns = static_cast<Index>(memory.size()) / rows;
     return {memory.data(), rows, columns, columns};
@@ -164,36 +162,39 @@ class LayerBench {
            static_cast<double>(sizes.projected_width() + sizes.value_width());
   }
 
-  auto Products(Index rows) const {
+  // multiply(matrices, executor), once an iteration.
+  template <class F>
+  auto OnMatrices(Index rows, const F& multiply) const {
     return [=, *this]() -> std::function<void()> {
       const LayerSizes sizes = Sizes();
       auto m = std::make_shared<Matrices>(sizes, rows);
       return [=, *this] {
-        using enum Operand;
-        const auto x = Ref(m->x, rows), normed = Ref(m->normed, rows);
-        const auto projected = Ref(m->projected, rows);
-        const auto in = Ref(m->in, sizes.projected_width()), out = Ref(m->out, sizes.model_dim);
-        internal::Multiply<kAsIs, kTransposed>(x, in, projected, Result::kOverwrite, executor_);
-        internal::Multiply<kAsIs, kTransposed>(normed, out, x, Result::kOverwrite, executor_);
+        multiply(MatrixRefs{.x = Ref(m->x, rows),
+                            .projected = Ref(m->projected, rows),
+                            .normed = Ref(m->normed, rows),
+                            .in = Ref(m->in, sizes.projected_width()),
+                            .out = Ref(m->out, sizes.model_dim)},
+                 executor_);
       };
     };
   }
 
+  auto Products(Index rows) const {
+    return OnMatrices(rows, [](const MatrixRefs& m, const Exec& executor) {
+      using enum Operand;
+      internal::Multiply<kAsIs, kTransposed>(m.x, m.in, m.projected, Result::kOverwrite, executor);
+      internal::Multiply<kAsIs, kTransposed>(m.normed, m.out, m.x, Result::kOverwrite, executor);
+    });
+  }
+
   auto ProductsBackward(Index rows) const {
-    return [=, *this]() -> std::function<void()> {
-      const LayerSizes sizes = Sizes();
-      auto m = std::make_shared<Matrices>(sizes, rows);
-      return [=, *this] {
-        using enum Operand;
-        const auto x = Ref(m->x, rows), normed = Ref(m->normed, rows);
-        const auto projected = Ref(m->projected, rows);
-        const auto in = Ref(m->in, sizes.projected_width()), out = Ref(m->out, sizes.model_dim);
-        internal::Multiply<kTransposed, kAsIs>(x, normed, out, Result::kOverwrite, executor_);
-        internal::Multiply<kAsIs, kAsIs>(x, out, normed, Result::kOverwrite, executor_);
-        internal::Multiply<kTransposed, kAsIs>(projected, x, in, Result::kOverwrite, executor_);
-        internal::Multiply<kAsIs, kAsIs>(projected, in, x, Result::kOverwrite, executor_);
-      };
-    };
+    return OnMatrices(rows, [](const MatrixRefs& m, const Exec& executor) {
+      using enum Operand;
+      internal::Multiply<kTransposed, kAsIs>(m.x, m.normed, m.out, Result::kOverwrite, executor);
+      internal::Multiply<kAsIs, kAsIs>(m.x, m.out, m.normed, Result::kOverwrite, executor);
+      internal::Multiply<kTransposed, kAsIs>(m.projected, m.x, m.in, Result::kOverwrite, executor);
+      internal::Multiply<kAsIs, kAsIs>(m.projected, m.in, m.x, Result::kOverwrite, executor);
+    });
   }
 
   auto Recurrence(Index tokens) const {

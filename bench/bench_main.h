@@ -49,17 +49,27 @@ inline void SetCounters(benchmark::State& state, double heads_times_tokens, doub
   if (bytes > 0) state.counters["bytes/s"] = Counter(bytes, kRate);
 }
 
-// Registers body(), run once an iteration. make() builds its data when the benchmark starts.
-template <class Make>
-void Register(const std::string& name, double heads_times_tokens, double flops, double bytes,
-              const Make& make) {
-  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+// Registers body(), run once an iteration. make() builds its data when the benchmark starts, and
+// set_counters(state) says at its end what was done. Where the name has "threads:", they all work
+// on one iteration: it takes what a clock shows, not what the calling thread computed.
+template <class Make, class SetCounters>
+void RegisterBody(const std::string& name, const Make& make, const SetCounters& set_counters) {
+  auto* const registered = benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
     auto body = make();
     body();
     for (auto _ : state) {
       body();
       benchmark::ClobberMemory();
     }
+    set_counters(state);
+  });
+  if (name.find("threads:") != std::string::npos) registered->UseRealTime();
+}
+
+template <class Make>
+void Register(const std::string& name, double heads_times_tokens, double flops, double bytes,
+              const Make& make) {
+  RegisterBody(name, make, [=](benchmark::State& state) {
     SetCounters(state, heads_times_tokens, flops, bytes);
   });
 }
@@ -70,7 +80,11 @@ constexpr double RecurrenceFlops(Index key_dim, Index value_dim) {
 }
 
 inline std::string DimName(Index key_dim, Index value_dim) {
-  return "K" + std::to_string(key_dim) + "/V" + std::to_string(value_dim);
+  // Appended: GCC 12 warns falsely about what "K" + ... inlines to.
+  return std::string("K")
+      .append(std::to_string(key_dim))
+      .append("/V")
+      .append(std::to_string(value_dim));
 }
 
 // q, k, v, g, eta and o of one batch row of `tokens` tokens, values of a trained model's size.
