@@ -37,145 +37,58 @@ KLA_TILE_FUNCTION void WaitAsyncProducts() {
 template <int kN>
 struct AsyncProduct;
 
+// The text and the operands of one instruction; inline assembly takes both as literals only.
 // clang-format off
-template <>
-struct AsyncProduct<16> {
-  template <class E, int kTransposed>
-  KLA_TILE_FUNCTION static void Issue(float (*d)[4], const std::uint32_t (&a)[4],
-                                      std::uint64_t b) {
-    if constexpr (std::is_same_v<E, bfloat16>) {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7"
-          "}, {%8, %9, %10, %11}, %12, p, 1, 1, %13;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    } else {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7"
-          "}, {%8, %9, %10, %11}, %12, p, 1, 1, %13;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    }
+#define KLA_PLACES_8  "%0, %1, %2, %3, %4, %5, %6, %7"
+#define KLA_PLACES_16 KLA_PLACES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define KLA_PLACES_32 KLA_PLACES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define KLA_PLACES_48 KLA_PLACES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define KLA_PLACES_64 KLA_PLACES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define KLA_SUMS_4(i)  "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define KLA_SUMS_8(i)  KLA_SUMS_4(i), KLA_SUMS_4((i) + 1)
+#define KLA_SUMS_16(i) KLA_SUMS_8(i), KLA_SUMS_8((i) + 2)
+#define KLA_SUMS_32(i) KLA_SUMS_16(i), KLA_SUMS_16((i) + 4)
+#define KLA_SUMS_48(i) KLA_SUMS_32(i), KLA_SUMS_16((i) + 8)
+#define KLA_SUMS_64(i) KLA_SUMS_32(i), KLA_SUMS_32((i) + 8)
+// n columns, `sums` = n / 2 of d a thread; the places behind them are of a, b and kTransposed.
+#define KLA_ASYNC_PRODUCT(n, sums, places_of_a, place_of_b, place_of_transposed, type)          \
+  asm volatile("{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"                                        \
+               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type                  \
+               " {" KLA_PLACES_##sums "}, {" places_of_a "}, " place_of_b ", p, 1, 1, "         \
+               place_of_transposed ";\n}\n"                                                     \
+               : KLA_SUMS_##sums(0)                                                             \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed))
+#define KLA_ASYNC_PRODUCTS(n, sums, places_of_a, place_of_b, place_of_transposed)               \
+  template <>                                                                                   \
+  struct AsyncProduct<n> {                                                                      \
+    template <class E, int kTransposed>                                                         \
+    KLA_TILE_FUNCTION static void Issue(float (*d)[4], const std::uint32_t (&a)[4],             \
+                                        std::uint64_t b) {                                      \
+      if constexpr (std::is_same_v<E, bfloat16>) {                                              \
+        KLA_ASYNC_PRODUCT(n, sums, places_of_a, place_of_b, place_of_transposed, "bf16");       \
+      } else {                                                                                  \
+        KLA_ASYNC_PRODUCT(n, sums, places_of_a, place_of_b, place_of_transposed, "f16");        \
+      }                                                                                         \
+    }                                                                                           \
   }
-};
-
-template <>
-struct AsyncProduct<32> {
-  template <class E, int kTransposed>
-  KLA_TILE_FUNCTION static void Issue(float (*d)[4], const std::uint32_t (&a)[4],
-                                      std::uint64_t b) {
-    if constexpr (std::is_same_v<E, bfloat16>) {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-          "}, {%16, %17, %18, %19}, %20, p, 1, 1, %21;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    } else {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-          "}, {%16, %17, %18, %19}, %20, p, 1, 1, %21;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    }
-  }
-};
-
-template <>
-struct AsyncProduct<64> {
-  template <class E, int kTransposed>
-  KLA_TILE_FUNCTION static void Issue(float (*d)[4], const std::uint32_t (&a)[4],
-                                      std::uint64_t b) {
-    if constexpr (std::is_same_v<E, bfloat16>) {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-          "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-          "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    } else {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-          "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-          "}, {%32, %33, %34, %35}, %36, p, 1, 1, %37;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    }
-  }
-};
-
-template <>
-struct AsyncProduct<96> {
-  template <class E, int kTransposed>
-  KLA_TILE_FUNCTION static void Issue(float (*d)[4], const std::uint32_t (&a)[4],
-                                      std::uint64_t b) {
-    if constexpr (std::is_same_v<E, bfloat16>) {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-          "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-          "}, {%48, %49, %50, %51}, %52, p, 1, 1, %53;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]), "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    } else {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-          "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-          "}, {%48, %49, %50, %51}, %52, p, 1, 1, %53;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]), "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    }
-  }
-};
-
-template <>
-struct AsyncProduct<128> {
-  template <class E, int kTransposed>
-  KLA_TILE_FUNCTION static void Issue(float (*d)[4], const std::uint32_t (&a)[4],
-                                      std::uint64_t b) {
-    if constexpr (std::is_same_v<E, bfloat16>) {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-          "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
-          "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
-          "%62, %63"
-          "}, {%64, %65, %66, %67}, %68, p, 1, 1, %69;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]), "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]), "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]), "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    } else {
-      asm volatile(
-          "{.reg .pred p;\n setp.ne.b32 p, 1, 0;\n"
-          "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
-          "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-          "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
-          "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
-          "%62, %63"
-          "}, {%64, %65, %66, %67}, %68, p, 1, 1, %69;\n}\n"
-          : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]), "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]), "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]), "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kTransposed));
-    }
-  }
-};
+KLA_ASYNC_PRODUCTS(16, 8, "%8, %9, %10, %11", "%12", "%13");
+KLA_ASYNC_PRODUCTS(32, 16, "%16, %17, %18, %19", "%20", "%21");
+KLA_ASYNC_PRODUCTS(64, 32, "%32, %33, %34, %35", "%36", "%37");
+KLA_ASYNC_PRODUCTS(96, 48, "%48, %49, %50, %51", "%52", "%53");
+KLA_ASYNC_PRODUCTS(128, 64, "%64, %65, %66, %67", "%68", "%69");
+#undef KLA_ASYNC_PRODUCTS
+#undef KLA_ASYNC_PRODUCT
+#undef KLA_SUMS_64
+#undef KLA_SUMS_48
+#undef KLA_SUMS_32
+#undef KLA_SUMS_16
+#undef KLA_SUMS_8
+#undef KLA_SUMS_4
+#undef KLA_PLACES_64
+#undef KLA_PLACES_48
+#undef KLA_PLACES_32
+#undef KLA_PLACES_16
+#undef KLA_PLACES_8
 // clang-format on
 
 }  // namespace on_device
