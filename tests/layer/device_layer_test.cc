@@ -14,10 +14,11 @@ namespace {
 
 struct PlainProducts {
   template <class A, class C, class Memory>
-  void Multiply(const A& a, const A& b, const C& c, const Memory& memory,
-                const Serial& executor) const {
-    ASSERT_NE(memory.data(), nullptr);
-    if (device::MultiplyRow(a, b, c, device::HostLauncher(executor, /*multiprocessors=*/2))) return;
+  bool Multiply(const A& a, const A& b, const C& c, const Memory& memory, const Serial& executor,
+                bool /*overlaps*/ = false) const {
+    EXPECT_NE(memory.data(), nullptr);
+    if (device::MultiplyRow(a, b, c, device::HostLauncher(executor, /*multiprocessors=*/2)))
+      return true;
     for (Index i = 0; i < c.rows; ++i) {
       for (Index j = 0; j < c.columns; ++j) {
         float sum = 0;
@@ -28,11 +29,19 @@ struct PlainProducts {
         c.data[i * c.stride + j] = static_cast<std::remove_pointer_t<decltype(c.data)>>(sum);
       }
     }
+    return false;
   }
 };
 
 struct LayerHostPlatform : HostPlatform {
   using Products = PlainProducts;
+
+  // Here, kernels run one after the other whatever is asked for.
+  struct Overlapping : device::HostLauncher<Serial> {
+    using device::HostLauncher<Serial>::HostLauncher;
+    static constexpr bool kOverlaps = true;
+  };
+  static auto MakeOverlappingLauncher(const Executor&) { return Overlapping(executor); }
 
   static auto MakeLauncher(const Executor&) { return device::HostLauncher(executor); }
   template <class T>

@@ -14,10 +14,12 @@
 // memory, T may be float, bfloat16 or float16. A Step is a product, one kernel (LayerStep) and a
 // product; a Forward has five kernels between its products. Backward does not compile.
 //
-// One H200, 2026-11-23, the layer of the published 0.4B model (bench/bench_cuda_layer.cu), bf16:
-// Step of one sequence 16.1 us as a replayed graph, 19.1 us call by call (flash-linear-attention
-// 0.6.0's GatedDeltaNet on such a device: 41.9 and 844 us); of 256 sequences 194 us. Forward of 1 x
-// 32K tokens 2.8 ms.
+// One H200, 2026-11-23, the layer of the published 0.4B model (bench/bench_cuda_layer.cu), bf16,
+// one sequence: a Step takes
+//   16.1 us as a replayed graph, 19.1 us call by call
+//   14.2 us                      15.5 us   its three kernels overlapping
+// and flash-linear-attention 0.6.0's GatedDeltaNet, on such a device, 41.9 and 844 us. 256
+// sequences take 194 us, a Forward of 1 x 32K tokens 2.6 ms.
 #ifndef KLA_LAYER_CUDA_LAYER_CUH_
 #define KLA_LAYER_CUDA_LAYER_CUH_
 
@@ -33,6 +35,10 @@ namespace device {
 struct CudaLayerPlatform : DevicePlatform {
   static constexpr std::string_view kName = "Cuda";
   using Products = CudaProducts;
+
+  static OverlappingLauncher MakeOverlappingLauncher(const Executor& executor) {
+    return OverlappingLauncher(executor.stream);
+  }
 
   template <class T>
   static void Zero(T* data, Index count, const Executor& executor) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // layer: KlaLayer on a device, over a platform: that of PooledState (backend/cuda/decode_state.h),
 // and besides
-//   Products                      how matrices are multiplied: Multiply(a, b, c, memory, executor),
-//                                 c = a b^T
+//   Products                      how matrices are multiplied: Multiply(a, b, c, memory, executor,
+//                                 overlaps), c = a b^T
+//   MakeOverlappingLauncher(executor)   runs kernel bodies that may begin before the kernel ahead
+//                                 of them has ended (launch.cuh)
 //   ChunkForwardBytes<Shape, StepSize>(args), RunChunkForward<Shape, StepSize>(args, memory,
 //                                 bytes, executor)
 // The platform is CudaLayerPlatform (cuda_layer.cuh) or, under the tests, the host.
@@ -123,8 +125,10 @@ class DeviceLayer {
 
     const Index stride = State::ProjectedStride(sizes()), width = sizes().value_width();
     const auto& memory = state.product_memory();
-    Project(x, state.projected(), memory, executor);
-    for (Index t = 0; t < tokens; ++t) {
+    // One token of one sequence: the three kernels overlap. What each reads before it waits for the
+    // one ahead was there before the first began.
+    const bool overlaps = Project(x, state.projected(), memory, executor) && count * tokens == 1;
+    const auto step = [&](Index t, const auto& launcher) {
       using Columns = std::array<Index, 2>;
       RunLayerStep<Platform, Shape, StepSize>(
           LayerStepArgs<T>{
@@ -141,8 +145,12 @@ class DeviceLayer {
               .epsilon = config_.epsilon,
               .norm_epsilon = config_.norm_epsilon,
               .grouping = config_.grouping},
-          static_cast<PooledLayerState<Platform, Shape, T, StateElement>&>(state),
-          Platform::MakeLauncher(executor));
+          static_cast<PooledLayerState<Platform, Shape, T, StateElement>&>(state), launcher);
+    };
+    if (overlaps) {
+      step(0, Platform::MakeOverlappingLauncher(executor));
+    } else {
+      for (Index t = 0; t < tokens; ++t) step(t, Platform::MakeLauncher(executor));
     }
     // y of runs of sequences that are not skipped.
     for (Index n = 0; n < count;) {
@@ -151,7 +159,7 @@ class DeviceLayer {
       if (end > n) {
         const ModelView<T> rows(y.data() + n * y.strides()[0], {end - n, tokens, sizes().model_dim},
                                 y.strides());
-        ProjectOutput(state.z() + n * tokens * width, rows, memory, executor);
+        ProjectOutput(state.z() + n * tokens * width, rows, memory, executor, overlaps);
       }
       n = std::max(end, n + 1);
     }
@@ -309,30 +317,32 @@ class DeviceLayer {
     return {a.states, {count, sizes().value_heads, sizes().key_dim, sizes().value_dim}};
   }
 
-  // projected = x W_in^T
+  // projected = x W_in^T. True if that was the kernel for one row.
   template <class Memory>
-  void Project(const ModelView<const T>& x, T* projected, const Memory& memory,
+  bool Project(const ModelView<const T>& x, T* projected, const Memory& memory,
                const Executor& executor) const {
     const Index stride = State::ProjectedStride(sizes()), width = sizes().projected_width();
+    bool one_row = false;
     internal::ForEachPanel(x, [&](Index row, const internal::MatrixRef<const T>& panel) {
       const internal::MatrixRef<const T> weight{parameters_.input_weight(), width, panel.columns,
                                                 panel.columns};
-      products_->Multiply(
+      one_row = products_->Multiply(
           panel, weight,
           internal::MatrixRef<T>{projected + row * stride, panel.rows, width, stride}, memory,
           executor);
     });
+    return one_row;
   }
   // y = z W_o^T
   template <class Memory>
   void ProjectOutput(const T* z, const ModelView<T>& y, const Memory& memory,
-                     const Executor& executor) const {
+                     const Executor& executor, bool overlaps = false) const {
     const Index width = sizes().value_width();
     internal::ForEachPanel(y, [&](Index row, const internal::MatrixRef<T>& panel) {
       const internal::MatrixRef<const T> weight{parameters_.output_weight(), panel.columns, width,
                                                 width};
       products_->Multiply(internal::MatrixRef<const T>{z + row * width, panel.rows, width, width},
-                          weight, panel, memory, executor);
+                          weight, panel, memory, executor, overlaps);
     });
   }
 

@@ -5,6 +5,7 @@
 //   block.ForEachThread(f)          f(thread) for every thread of the block, in any order
 //   block.Barrier()                 shared memory written before is seen after
 //   block.MakePrivate<T>()          one T per thread: registers; x[thread] inside ForEachThread
+//   block.LetNextBegin(), WaitForPrevious()   for kernels that overlap (launch.cuh)
 //   block.GroupSum<kGroup>(sums)    sums over each run of kGroup threads, a power of two up to 32,
 //                                   in every thread of the run, always added in the same order
 //
@@ -61,6 +62,17 @@ struct DeviceBlock {
     f(static_cast<int>(threadIdx.x));
   }
   __device__ __forceinline__ void Barrier() const { __syncthreads(); }
+  // Of compute capability 9; before, kernels do not overlap.
+  __device__ __forceinline__ void LetNextBegin() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+  }
+  __device__ __forceinline__ void WaitForPrevious() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  }
 
   template <int kGroup, class R, int kCount>
   __device__ __forceinline__ void GroupSum(Private<Sums<R, kCount>>& sums) const {
@@ -95,6 +107,8 @@ struct HostBlock {
     for (int thread = 0; thread < kThreads; ++thread) f(thread);
   }
   void Barrier() const {}
+  void LetNextBegin() const {}
+  void WaitForPrevious() const {}
 
   template <int kGroup, class R, int kCount>
   void GroupSum(Private<Sums<R, kCount>>& sums) const {

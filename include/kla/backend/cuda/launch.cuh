@@ -52,23 +52,46 @@ class DeviceLauncher {
     KLA_CHECK(blocks <= std::numeric_limits<std::int32_t>::max(), step, "sizes",
               "at most 2^31 - 1 thread blocks; cut the batch", std::to_string(blocks));
     void* arguments[] = {const_cast<Body*>(&body)};
-    CheckCuda(cudaLaunchKernel(reinterpret_cast<const void*>(&RunBody<Body>),
-                               dim3(static_cast<unsigned>(blocks)), dim3(Body::kThreads), arguments,
-                               0, stream_),
-              step);
+    cudaLaunchAttribute overlaps{};
+    overlaps.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlaps.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(Body::kThreads);
+    config.stream = stream_;
+    config.attrs = &overlaps;
+    config.numAttrs = overlaps_ ? 1 : 0;
+    CheckCuda(
+        cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(&RunBody<Body>), arguments),
+        step);
   }
 
   // Multiprocessors of the current device.
-  int Multiprocessors() const {
-    int device = 0, count = 0;
-    CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
-    CheckCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-              "cudaDeviceGetAttribute");
-    return count;
-  }
+  int Multiprocessors() const { return Attribute(cudaDevAttrMultiProcessorCount); }
+
+ protected:
+  DeviceLauncher(cudaStream_t stream, bool overlaps)
+      : stream_(stream), overlaps_(overlaps && Attribute(cudaDevAttrComputeCapabilityMajor) >= 9) {}
 
  private:
+  static int Attribute(cudaDeviceAttr attribute) {
+    int device = 0, value = 0;
+    CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+    CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+    return value;
+  }
+
   cudaStream_t stream_;
+  bool overlaps_ = false;
+};
+
+// Queues kernels that may begin before the one queued ahead of them has ended (programmatic
+// dependent launch): for a body that calls WaitForPrevious, and before that reads only what was
+// written before the kernel ahead began.
+class OverlappingLauncher : public DeviceLauncher {
+ public:
+  static constexpr bool kOverlaps = true;
+  explicit OverlappingLauncher(cudaStream_t stream) : DeviceLauncher(stream, true) {}
 };
 
 }  // namespace kla::device

@@ -208,7 +208,9 @@ void RunLayerStep(const LayerStepArgs<T>& args, PooledLayerState<Platform, Shape
                                      .epsilon = args.epsilon};
   ForEachRun(args.slots, {}, 1, count, [&](const auto& sequences, Index run) {
     using Sequences = std::remove_cvref_t<decltype(sequences)>;
-    using Body = LayerStepBody<StepSize, Shape::kKeyDim, Shape::kValueDim, Sequences, T, State>;
+    constexpr bool kOverlaps = requires { Launcher::kOverlaps; };
+    using Body =
+        LayerStepBody<StepSize, Shape::kKeyDim, Shape::kValueDim, Sequences, T, State, kOverlaps>;
     launcher.Launch("LayerStep", Body{inputs, state.recurrent().view(), sequences},
                     run * state.value_heads());
   });

@@ -51,14 +51,17 @@ KLA_BLOCK_FUNCTION float Softplus(float x) {
 //   z = o (mean(o^2) + eps)^(-1/2) w SiLU(u)  u the output gate
 // A head is one thread block, since the norm sums over V; the state is in flight while the
 // convolution and the norms run. Key channels that several value heads read are convolved by each;
-// the first of them keeps the window.
+// the first of them keeps the window. With kOverlaps it may overlap the kernel ahead of it, which
+// may write the row, but neither states nor windows; waiting costs 6 % at batch 256, where there is
+// nothing to gain.
 // Bytes: 2 KV of state; the rest is less than a tenth at K = 96, V = 192.
 //
 // One H200, 2026-11-23, bf16, 12 heads of 96/192 (a layer of D = 1536), replayed graph:
 //   10.5 us   the state loaded first, and each stage loading what it needs when it needs it
 //    6.0 us   every load at once and first, all rows of the ring whatever its place
 // Batch 256: 176 us, 63 % of copy bandwidth: one block of 512 threads fills a multiprocessor.
-template <class StepSize, Index kKeyDim, Index kValueDim, class Sequences, class T, class State>
+template <class StepSize, Index kKeyDim, Index kValueDim, class Sequences, class T, class State,
+          bool kOverlaps = false>
 struct LayerStepBody {
   using Tiling = ColumnTiling<kKeyDim, State>;
   static constexpr int kKey = static_cast<int>(kKeyDim), kValue = static_cast<int>(kValueDim);
@@ -90,7 +93,11 @@ struct LayerStepBody {
     const std::uint32_t n = index / heads;
     const auto head = static_cast<int>(index % heads);
     const SequenceEntry at = sequences.At(n);
-    if (at.slot < 0 || at.slot >= pool.slots) return;
+    if (at.slot < 0 || at.slot >= pool.slots) {
+      // Whoever waits for this kernel has waited for the one ahead of it, too.
+      if constexpr (kOverlaps) block.WaitForPrevious();
+      return;
+    }
     const T* row = in.projected + (sequences.first + n) * in.projected_stride;
     T* out = in.o + (sequences.first + n) * in.o_stride + Index{head} * kValue;
     const Index pool_head = pool.HeadAt(at.slot, head);
@@ -100,9 +107,12 @@ struct LayerStepBody {
     // first: the convolution and the norms run while the state is in flight.
     auto tile = block.template MakePrivate<Tile>();
     auto token = block.template MakePrivate<Token>();
+    if constexpr (kOverlaps) block.LetNextBegin();
     const std::int32_t position = in.positions[pool_head];
     block.ForEachThread([&](int thread) {
-      LoadToken(row, at.slot, head, thread, token[thread]);
+      LoadWindow(at.slot, head, thread, token[thread]);
+      if constexpr (kOverlaps) block.WaitForPrevious();
+      LoadToken(row, head, thread, token[thread]);
       LoadTile(state, 0, thread, tile[thread]);
     });
     Convolve(block, at.slot, head, position, token, shared);
@@ -163,28 +173,38 @@ struct LayerStepBody {
     return i >= kKey ? KeyWidth() + key + (i - kKey) : key + i;
   }
 
-  KLA_BLOCK_FUNCTION void LoadToken(const T* row, Index slot, int head, int thread,
-                                    Token& token) const {
+  // What is there before the token is: the window and the weights.
+  KLA_BLOCK_FUNCTION void LoadWindow(Index slot, int head, int thread, Token& token) const {
     const T* window = in.windows + slot * kWindowRows * ConvChannels();
     KLA_UNROLL
     for (int own = 0; own < kOwnChannels; ++own) {
       const int i = thread + own * kThreads;
       if (i >= kChannels) continue;
       const Index channel = ChannelOf(i, head);
-      token.x[own] = static_cast<float>(row[channel]);
       KLA_UNROLL
       for (int r = 0; r < kWindowRows; ++r) {
         token.window[own][r] = static_cast<float>(window[r * ConvChannels() + channel]);
       }
       LoadVector(in.conv + 4 * channel, token.taps[own]);
     }
+    KLA_UNROLL
+    for (int own = 0; own < kOwnValues; ++own) {
+      const int j = thread + own * kThreads;
+      if (j < kValue) token.norm[own] = in.norm[j];
+    }
+  }
+
+  KLA_BLOCK_FUNCTION void LoadToken(const T* row, int head, int thread, Token& token) const {
+    KLA_UNROLL
+    for (int own = 0; own < kOwnChannels; ++own) {
+      const int i = thread + own * kThreads;
+      if (i < kChannels) token.x[own] = static_cast<float>(row[ChannelOf(i, head)]);
+    }
     const T* gate = row + ConvChannels() + Index{head} * kValue;
     KLA_UNROLL
     for (int own = 0; own < kOwnValues; ++own) {
       const int j = thread + own * kThreads;
-      if (j >= kValue) continue;
-      token.gate[own] = static_cast<float>(gate[j]);
-      token.norm[own] = in.norm[j];
+      if (j < kValue) token.gate[own] = static_cast<float>(gate[j]);
     }
   }
 

@@ -30,16 +30,20 @@ class CudaProducts {
 
   // c [m, n] = a b^T, a [m, k], b [n, k], row-major, sums in float. Queued; `memory` is what cuBLAS
   // may use until the stream has passed the product.
-  // A matrix is a MatrixRef (layer/panels.h).
+  // A matrix is a MatrixRef (layer/panels.h). True if this was the kernel for one row, which does
+  // not keep a kernel behind it from overlapping, and may itself overlap the one ahead of it.
   template <class A, class C, class Memory>
-  void Multiply(const A& a, const A& b, const C& c, const Memory& memory,
-                const CudaExecutor& executor) const {
-    if (c.rows == 0 || c.columns == 0) return;
+  bool Multiply(const A& a, const A& b, const C& c, const Memory& memory,
+                const CudaExecutor& executor, bool overlaps = false) const {
+    if (c.rows == 0 || c.columns == 0) return false;
     using T = std::remove_pointer_t<decltype(c.data)>;
     constexpr cudaDataType_t kType = std::is_same_v<T, float>      ? CUDA_R_32F
                                      : std::is_same_v<T, bfloat16> ? CUDA_R_16BF
                                                                    : CUDA_R_16F;
-    if (device::MultiplyRow(a, b, c, device::DeviceLauncher(executor.stream))) return;
+    if (overlaps ? device::MultiplyRow(a, b, c, device::OverlappingLauncher(executor.stream))
+                 : device::MultiplyRow(a, b, c, device::DeviceLauncher(executor.stream))) {
+      return true;
+    }
     const float one = 1, zero = 0;
     const std::lock_guard<std::mutex> lock(mutex_);
     Check(cublasSetStream(handle_, executor.stream), "cublasSetStream");
@@ -51,6 +55,7 @@ class CudaProducts {
                        Size(a.stride), &zero, c.data, kType, Size(c.stride), CUBLAS_COMPUTE_32F,
                        CUBLAS_GEMM_DEFAULT),
           "cublasGemmEx");
+    return false;
   }
 
  private:
