@@ -58,7 +58,7 @@ for name in "${programs[@]}"; do
   jobs[$name]=$!
 done
 if [ -z "$fla" ]; then
-  timeout 150 python3 bench/compare_fla.py --warm --limit 130 || echo "fla: not all kernels are warm"
+  timeout 125 python3 bench/compare_fla.py --warm --limit 110 || echo "fla: not all kernels are warm"
 fi
 built=()
 for name in "${programs[@]}"; do
@@ -74,9 +74,9 @@ for name in "${built[@]}"; do
 done
 bench_time=$((SECONDS - build_time))
 if [ -z "$fla" ]; then
-  timeout 220 python3 bench/compare_fla.py --limit 200 "${logs[@]}" | tee "$build_dir/fla.log" ||
+  timeout 190 python3 bench/compare_fla.py --limit 175 "${logs[@]}" | tee "$build_dir/fla.log" ||
     echo "fla: did not come to its end"
-  timeout 60 python3 bench/compare_fla.py --accuracy "$build_dir/bench_cuda_accuracy" \
+  timeout 55 python3 bench/compare_fla.py --accuracy "$build_dir/bench_cuda_accuracy" \
     --folder "$build_dir/accuracy" 2> "$build_dir/accuracy.err" | tee "$build_dir/accuracy.log" ||
     tail -n 1 "$build_dir/accuracy.err"
 fi
