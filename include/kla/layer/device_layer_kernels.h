@@ -56,10 +56,11 @@ struct SequenceRows {
 };
 
 // y_t = SiLU(sum_{j<4} w_j x_{t-3+j}) for the channels of q, k and v. x_{-3} ... x_{-1} are the
-// sequence's window, or zero. A thread walks kRows tokens of one channel.
+// sequence's window, or zero. A thread walks kRows tokens of one channel, and asks for kAhead of
+// them before it uses any.
 template <class T>
 struct ConvolveBody {
-  static constexpr int kThreads = 128, kBlocksPerSm = 8, kRows = 32;
+  static constexpr int kThreads = 128, kBlocksPerSm = 8, kRows = 32, kAhead = 8;
   struct Shared {};
 
   const T* x;  // [rows, channels], rows of x_stride
@@ -88,18 +89,27 @@ struct ConvolveBody {
       KLA_UNROLL
       for (int j = 0; j < kPast; ++j) past[j] = Past(n, first - sequences.Begin(n) - kPast + j, c);
       KLA_NO_UNROLL
-      for (Index row = first; row < end; ++row) {
-        if (row >= next) {
-          while (row >= next) next = sequences.Begin(++n + 1);
-          KLA_UNROLL
-          for (int j = 0; j < kPast; ++j) past[j] = Past(n, j - kPast, c);
+      for (Index begin = first; begin < end; begin += kAhead) {
+        float now[kAhead];
+        KLA_UNROLL
+        for (int i = 0; i < kAhead; ++i) {
+          if (begin + i < end) now[i] = static_cast<float>(x[(begin + i) * x_stride + c]);
         }
-        const auto now = static_cast<float>(x[row * x_stride + c]);
-        const float sum = w[0] * past[0] + w[1] * past[1] + w[2] * past[2] + w[3] * now;
-        y[row * channels + c] = static_cast<T>(sum * Sigmoid(sum));
-        past[0] = past[1];
-        past[1] = past[2];
-        past[2] = now;
+        KLA_UNROLL
+        for (int i = 0; i < kAhead; ++i) {
+          const Index row = begin + i;
+          if (row >= end) continue;
+          if (row >= next) {
+            while (row >= next) next = sequences.Begin(++n + 1);
+            KLA_UNROLL
+            for (int j = 0; j < kPast; ++j) past[j] = Past(n, j - kPast, c);
+          }
+          const float sum = w[0] * past[0] + w[1] * past[1] + w[2] * past[2] + w[3] * now[i];
+          y[row * channels + c] = static_cast<T>(sum * Sigmoid(sum));
+          past[0] = past[1];
+          past[1] = past[2];
+          past[2] = now[i];
+        }
       }
     });
   }
