@@ -45,10 +45,6 @@ if "$nvcc" "$build_dir/has_cublas.cu" -lcublas -o "$build_dir/has_cublas" > /dev
 else
   echo "KlaLayer: skipped, cuBLAS cannot be linked"
 fi
-if [ -z "$fla" ]; then
-  fla=$(python3 -c 'import torch, fla' 2>&1 | tail -n 1) || fla="skipped: ${fla:-python3 failed}"
-  case $fla in skipped:*) ;; *) fla= ;; esac
-fi
 
 # While the processor builds, the GPU is free to compile fla's kernels.
 SECONDS=0
@@ -57,6 +53,10 @@ for name in "${programs[@]}"; do
   "$nvcc" "${flags[@]}" "bench/$name.cu" -o "$build_dir/$name" "${cublas[@]}" &
   jobs[$name]=$!
 done
+if [ -z "$fla" ]; then
+  fla=$(python3 -c 'import torch, fla' 2>&1 | tail -n 1) || fla="skipped: ${fla:-python3 failed}"
+  case $fla in skipped:*) ;; *) fla= ;; esac
+fi
 if [ -z "$fla" ]; then
   timeout 125 python3 bench/compare_fla.py --warm --limit 110 || echo "fla: not all kernels are warm"
 fi
@@ -85,7 +85,7 @@ echo
 echo "kla on $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1):" \
      "built in $build_time s, ran in $bench_time s, $SECONDS s in all"
 grep -h '^Ceiling' "$build_dir/bench_cuda.log" || true
-grep -hE '^(DecodeStep|LayerStep|KlaLayer.*)/(Cuda|CudaDeferred)/.*bf16.*batch:(1|256) ' "${logs[@]}" || true
+grep -hE '^((DecodeStep|LayerStep|KlaLayer.*)/Cuda.*bf16.*batch:(1|256)|KlaLayer::Forward.*) ' "${logs[@]}" || true
 cut -c1-96 "$build_dir/bench_cuda_chunk.log" | grep '^Chunk' || true
 if [ -z "$fla" ]; then
   cat "$build_dir/accuracy.log"
