@@ -43,7 +43,8 @@ class ChunkBackwardHeads {
   void Run(const Executor& executor) const {
     const Index keys = problem_.key_heads, threads = executor.Concurrency();
     if (threads > 1 && problem_.sequences * keys < 2 * threads) {
-      const Index segment = std::clamp<Index>(RoundUp(longest_, kChunk) / kBlock, 1, kWindow);
+      const Index segment = std::clamp<Index>(RoundUp(longest_, kChunk) / kBlock, 1,
+                                              std::min(kWindow * threads, kMaxWindow));
       const AlignedArray<R> memory(WorkspaceSize(1, segment));
       for (Index n = 0; n < problem_.sequences; ++n) {
         for (Index key = 0; key < keys; ++key) {
@@ -64,8 +65,10 @@ class ChunkBackwardHeads {
   }
 
  private:
-  static constexpr Index kWindow = 64;  // blocks of a segment where blocks and panels are tasks
-  static_assert(kWindow % kChunkBlocks == 0);
+  // Blocks of a segment where they and panels are tasks: so many a thread, no more than this in
+  // all.
+  static constexpr Index kWindow = 8, kMaxWindow = 64;
+  static_assert(kWindow % kChunkBlocks == 0 && kMaxWindow % kChunkBlocks == 0);
 
   // One value head of a task: where its results go and what it keeps between segments.
   struct Head {

@@ -23,8 +23,9 @@ class ChunkForwardHeads {
  public:
   using R = Accumulator<T>;
   using Args = ChunkForwardArgs<T, State>;
-  static constexpr Index kSegment = 4;   // blocks, where a head is one task
-  static constexpr Index kWindow = 128;  // blocks, where they are tasks
+  static constexpr Index kSegment = 4;  // blocks, where a head is one task
+  // Where blocks are tasks: so many a thread, which stay in L2, and no more than this in all.
+  static constexpr Index kWindow = 8, kMaxWindow = 128;
 
   // bfloat16 inputs are multiplied as such where the processor can, except that states which are
   // kept for the gradients are those of float arithmetic: the same bits as ChunkBackward
@@ -45,10 +46,12 @@ class ChunkForwardHeads {
   void Run(const Executor& executor) const {
     const Index heads = problem_.value_heads, threads = executor.Concurrency();
     if (threads > 1 && problem_.sequences * heads < 2 * threads) {
-      const AlignedArray<R> memory(WorkspaceSize(1, WindowBlocks()));
+      const Index window = std::clamp<Index>((problem_.tokens + kBlock - 1) / kBlock, 1,
+                                             std::min(kWindow * threads, kMaxWindow));
+      const AlignedArray<R> memory(WorkspaceSize(1, window));
       for (Index n = 0; n < problem_.sequences; ++n) {
         for (Index head = 0; head < heads; ++head) {
-          RunHeads(executor, n, head, 1, WindowBlocks(), memory.data());
+          RunHeads(executor, n, head, 1, window, memory.data());
         }
       }
     } else {
@@ -66,9 +69,6 @@ class ChunkForwardHeads {
  private:
   Index WorkspaceSize(Index heads, Index blocks) const {
     return heads * layout_.StateSize() + blocks * block_size_;
-  }
-  Index WindowBlocks() const {
-    return std::clamp<Index>((problem_.tokens + kBlock - 1) / kBlock, 1, kWindow);
   }
 
   template <class Executor>
