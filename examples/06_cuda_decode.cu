@@ -12,41 +12,11 @@
 #include <random>
 #include <vector>
 
+#include "cuda_memory.cuh"
+
 using kla::Index;
 using Head = kla::Shape<96, 192>;
 constexpr Index kBatch = 16, kTokens = 64, kHeads = 12, kK = Head::kKeyDim, kV = Head::kValueDim;
-
-// Where a backend's arrays lie. On the host: a vector.
-template <class Backend>
-class Memory {
- public:
-  explicit Memory(const std::vector<float>& host) : values_(host) {}
-  float* data() { return values_.data(); }
-  void CopyTo(std::vector<float>& host) const { host = values_; }
-
- private:
-  std::vector<float> values_;
-};
-
-// For Cuda: in device memory, here through the library's own small owner of it; any pointer from
-// cudaMalloc does, such as that of a tensor of a framework.
-template <>
-class Memory<kla::Cuda> {
- public:
-  explicit Memory(const std::vector<float>& host) : values_(static_cast<Index>(host.size())) {
-    Copy(values_.data(), host.data(), host.size(), cudaMemcpyHostToDevice);
-  }
-  float* data() { return values_.data(); }
-  void CopyTo(std::vector<float>& host) const {
-    Copy(host.data(), values_.data(), host.size(), cudaMemcpyDeviceToHost);
-  }
-
- private:
-  static void Copy(float* to, const float* from, std::size_t count, cudaMemcpyKind kind) {
-    kla::device::CheckCuda(cudaMemcpy(to, from, count * sizeof(float), kind), "cudaMemcpy");
-  }
-  kla::device::DeviceMemory<float> values_;
-};
 
 // What every token of this example reads; a model would make it anew for each.
 struct Inputs {
@@ -77,9 +47,9 @@ struct Decoder {
   }
 
   // Outputs of the last token, then all states, in host memory.
-  std::vector<float> Results() const {
+  std::vector<float> Results() {
     std::vector<float> results(static_cast<std::size_t>(kBatch * kHeads * kV));
-    o.CopyTo(results);
+    Memory<Backend>::ToHost(o.data(), results);
     std::vector<float> states(static_cast<std::size_t>(kBatch * kHeads * kK * kV));
     state.Store(kla::StateView<float>(states.data(), {kBatch, kHeads, kK, kV}));
     results.insert(results.end(), states.begin(), states.end());

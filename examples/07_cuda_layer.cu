@@ -7,7 +7,6 @@
 #include <kla/backend/reference/reference.h>
 #include <kla/layer/kla_layer.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <exception>
@@ -15,43 +14,11 @@
 #include <random>
 #include <vector>
 
+#include "cuda_memory.cuh"
+
 using kla::Index;
 using Head = kla::Shape<96, 192>;
 constexpr Index kModel = 512, kHeads = 4, kPrompt = 100, kTokens = 20;
-
-// Host to where a backend's arrays lie, and back. On the host: a copy.
-template <class Backend>
-class Memory {
- public:
-  explicit Memory(const std::vector<float>& host) : values_(host) {}
-  float* data() { return values_.data(); }
-  static void ToHost(const float* from, std::vector<float>& host) {
-    std::copy_n(from, host.size(), host.begin());
-  }
-
- private:
-  std::vector<float> values_;
-};
-
-// For Cuda: in device memory, here through the library's own small owner of it; any pointer from
-// cudaMalloc does, such as that of a tensor of a framework.
-template <>
-class Memory<kla::Cuda> {
- public:
-  explicit Memory(const std::vector<float>& host) : values_(static_cast<Index>(host.size())) {
-    Copy(values_.data(), host.data(), host.size(), cudaMemcpyHostToDevice);
-  }
-  float* data() { return values_.data(); }
-  static void ToHost(const float* from, std::vector<float>& host) {
-    Copy(host.data(), from, host.size(), cudaMemcpyDeviceToHost);
-  }
-
- private:
-  static void Copy(float* to, const float* from, std::size_t count, cudaMemcpyKind kind) {
-    kla::device::CheckCuda(cudaMemcpy(to, from, count * sizeof(float), kind), "cudaMemcpy");
-  }
-  kla::device::DeviceMemory<float> values_;
-};
 
 // The output for the prompt's last token, and the last token decoded. Identical for every backend.
 template <class Backend>

@@ -167,7 +167,7 @@ class DeviceLayer {
 
   template <class... Arguments>
   void Backward(Arguments&&...) const {
-    static_assert(sizeof...(Arguments) > 100,
+    static_assert(internal::kAlwaysFalse<void(Arguments...)>,
                   "kla: KlaLayer on Cuda has no Backward yet; train on a CPU backend, or put "
                   "ChunkForward and ChunkBackward of Cuda into a layer of your own");
   }
@@ -361,16 +361,7 @@ class DeviceLayer {
     if (state == nullptr) return;
     KLA_CHECK(state->sizes() == sizes(), operation, name, "a state of a layer of these sizes",
               "that of another");
-    internal::ArgumentCheck<Platform, Shape>(operation).HostList("slots", slots);
-    KLA_CHECK(slots.is_null() ? count <= state->slots() : slots.size() == count, operation, "slots",
-              slots.is_null() ? "at most " + std::to_string(state->slots()) +
-                                    " sequences where slots are left out"
-                              : "one slot for each of N = " + std::to_string(count) + " sequences",
-              std::to_string(slots.is_null() ? count : slots.size()));
-    for (Index n = 0; n < slots.size(); ++n) {
-      KLA_CHECK(slots[n] >= -1 && slots[n] < state->slots(), operation, "slots",
-                "-1 or a slot below " + std::to_string(state->slots()), std::to_string(slots[n]));
-    }
+    internal::ArgumentCheck<Platform, Shape>(operation).ReadSlots(slots, state->slots(), count);
   }
 
   KlaLayerConfig config_;

@@ -37,7 +37,7 @@ class DeviceParameters {
   // have there: rounded to nearest. Both wait for the copies.
   template <class U>
   void Load(const KlaParameters<U>& host, const Executor& executor = {}) {
-    CheckSizes("Load", host.sizes());
+    CheckSizes("KlaParameters::Load", host.sizes());
     ForEachTensor(host, [&](const U* from, auto* to, Index count) {
       using V = std::remove_pointer_t<decltype(to)>;
       std::vector<V> values(static_cast<std::size_t>(count), V(0.0f));
@@ -48,7 +48,7 @@ class DeviceParameters {
   }
   template <class U>
   void Store(KlaParameters<U>& host, const Executor& executor = {}) const {
-    CheckSizes("Store", host.sizes());
+    CheckSizes("KlaParameters::Store", host.sizes());
     ForEachTensor(host, [&](U* to, auto* from, Index count) {
       using V = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
       std::vector<V> values(static_cast<std::size_t>(count), V(0.0f));

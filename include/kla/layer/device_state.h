@@ -25,12 +25,10 @@ class DeviceLayerState : public PooledLayerState<Platform, Shape, T, State> {
   DeviceLayerState(const LayerSizes& sizes, Index slots, Index tokens)
       : PooledLayerState<Platform, Shape, T, State>(slots, sizes.key_heads, sizes.value_heads),
         sizes_(sizes),
-        tokens_(tokens),
+        tokens_(CheckTokens(tokens)),
         z_(slots * tokens * ProjectedStride(sizes)),
         rows_(z_ + slots * tokens * sizes.value_width()),
-        product_(kStepProductBytes) {
-    KLA_CHECK(tokens >= 1, "KlaLayer::MakeState", "tokens", "at least 1", std::to_string(tokens));
-  }
+        product_(kStepProductBytes) {}
 
   const LayerSizes& sizes() const { return sizes_; }
   Index tokens() const { return tokens_; }
@@ -48,6 +46,11 @@ class DeviceLayerState : public PooledLayerState<Platform, Shape, T, State> {
   }
 
  private:
+  static Index CheckTokens(Index tokens) {
+    KLA_CHECK(tokens >= 1, "KlaLayer::MakeState", "tokens", "at least 1", std::to_string(tokens));
+    return tokens;
+  }
+
   LayerSizes sizes_;
   Index tokens_;
   Index z_;
@@ -59,20 +62,20 @@ class DeviceLayerState : public PooledLayerState<Platform, Shape, T, State> {
 template <class Platform>
 class DeviceWorkspace {
  public:
-  explicit DeviceWorkspace(std::size_t bytes)
-      : owned_(static_cast<Index>(bytes)), data_(owned_.data()), bytes_(bytes) {}
+  explicit DeviceWorkspace(std::size_t bytes) : owned_(static_cast<Index>(bytes)) {}
   // Memory of the caller's, aligned to 256 bytes.
-  DeviceWorkspace(void* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
+  DeviceWorkspace(void* data, std::size_t bytes) : given_(data), given_bytes_(bytes) {}
+  // Moved from, it is empty or still the caller's.
   DeviceWorkspace(DeviceWorkspace&&) = default;
   DeviceWorkspace& operator=(DeviceWorkspace&&) = default;
 
-  void* data() const { return data_; }
-  std::size_t bytes() const { return bytes_; }
+  void* data() const { return given_ != nullptr ? given_ : owned_.data(); }
+  std::size_t bytes() const { return given_ != nullptr ? given_bytes_ : owned_.Bytes(); }
 
  private:
   typename Platform::template Memory<unsigned char> owned_;
-  void* data_;
-  std::size_t bytes_;
+  void* given_ = nullptr;
+  std::size_t given_bytes_ = 0;
 };
 
 }  // namespace kla::device

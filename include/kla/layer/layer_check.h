@@ -57,21 +57,11 @@ class LayerCheck {
         .Offsets(cu_seqlens, x.template extent<Batch>(), x.template extent<Time>());
   }
 
-  // Slots to read from: any may be named twice, so that sequences share a prefix.
   template <class T, class State>
   void ReadSlots(const char* name, const LayerState<Backend, Shape, T, State>& state,
                  const IndexList& slots, Index count) const {
     StateSizes(name, state.sizes());
-    ArgumentCheck<Backend, Shape>(operation_).HostList("slots", slots);
-    KLA_CHECK(slots.is_null() ? count <= state.slots() : slots.size() == count, operation_, "slots",
-              slots.is_null() ? "at most " + std::to_string(state.slots()) +
-                                    " sequences where slots are left out"
-                              : "one slot for each of N = " + std::to_string(count) + " sequences",
-              std::to_string(slots.is_null() ? count : slots.size()));
-    for (Index n = 0; n < slots.size(); ++n) {
-      KLA_CHECK(slots[n] >= -1 && slots[n] < state.slots(), operation_, "slots",
-                "-1 or a slot below " + std::to_string(state.slots()), std::to_string(slots[n]));
-    }
+    ArgumentCheck<Backend, Shape>(operation_).ReadSlots(slots, state.slots(), count);
   }
 
   template <class T, class State>

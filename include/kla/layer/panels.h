@@ -18,8 +18,9 @@ struct MatrixRef {
   Index stride;  // elements from one row to the next
 
   template <class U>
-  requires(std::is_same_v<U, const T>) operator MatrixRef<U>()
-      const {  // NOLINT(google-explicit-constructor)
+  requires(std::is_same_v<U, const T>)
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  operator MatrixRef<U>() const {
     return {data, rows, columns, stride};
   }
 };

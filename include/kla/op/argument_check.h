@@ -119,6 +119,21 @@ class ArgumentCheck {
               "a list in device memory");
   }
 
+  // Slots of a pool to read from, for `count` sequences: in range or -1. Any may be named twice, so
+  // that sequences share a prefix.
+  void ReadSlots(const IndexList& slots, Index available, Index count) const {
+    HostList("slots", slots);
+    KLA_CHECK(slots.is_null() ? count <= available : slots.size() == count, operation_, "slots",
+              slots.is_null()
+                  ? "at most " + std::to_string(available) + " sequences where slots are left out"
+                  : "one slot for each of N = " + std::to_string(count) + " sequences",
+              std::to_string(slots.is_null() ? count : slots.size()));
+    for (Index n = 0; n < slots.size(); ++n) {
+      KLA_CHECK(slots[n] >= -1 && slots[n] < available, operation_, "slots",
+                "-1 or a slot below " + std::to_string(available), std::to_string(slots[n]));
+    }
+  }
+
   // cu_seqlens of [B, T, ...] arrays: null, or offsets from 0 to T that do not decrease, B = 1.
   // Of a list in device memory only the size can be checked.
   void Offsets(const IndexList& offsets, Index batch, Index tokens,

@@ -100,14 +100,14 @@ class PooledLayerState {
   // The window of a slot from and to host memory, [3, conv_channels], the oldest row first, as
   // KlaLayer's LayerState holds it. Both wait.
   void LoadWindow(Index slot, const T* rows, const Executor& executor = {}) {
-    CheckSlot("LoadWindow", slot);
+    CheckSlot("LayerState::LoadWindow", slot);
     const Index channels = conv_channels();
     Platform::CopyAndWait(rows, windows_.data() + (slot * kWindowRows + 1) * channels, 3 * channels,
                           executor);
     positions_.Zero(slot * value_heads(), value_heads(), Platform::Queue(executor));
   }
   void StoreWindow(Index slot, T* rows, const Executor& executor = {}) const {
-    CheckSlot("StoreWindow", slot);
+    CheckSlot("LayerState::StoreWindow", slot);
     const Index channels = conv_channels();
     std::int32_t position = 0;
     Platform::CopyAndWait(positions_.data() + slot * value_heads(), &position, 1, executor);
