@@ -132,7 +132,7 @@ using Wide = typename internal::ScalarTypes<std::remove_const_t<T>>::Wide;
 namespace internal {
 // Between storage types, rounded to nearest; from double to 16 bits by way of float.
 template <class To, class From>
-To ConvertElement(const From& value) {
+KLA_ALWAYS_INLINE To ConvertElement(const From& value) {
   return static_cast<To>(static_cast<Accumulator<To>>(static_cast<Accumulator<From>>(value)));
 }
 }  // namespace internal

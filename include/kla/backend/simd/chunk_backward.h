@@ -29,6 +29,8 @@ class ChunkBackwardHeads {
       : args_(args),
         problem_(MakeProblem(args)),
         layout_(problem_.key_dim, problem_.value_dim),
+        chunk_starts_(args.chunk_states.is_null() ? IndexList() : args.cu_seqlens, problem_,
+                      kChunk),
         block_size_(WholeLines<R>(GradientBlock<R>::Size(layout_))),
         state_size_(WholeLines<R>(layout_.StateSize())),
         stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
@@ -264,9 +266,8 @@ class ChunkBackwardHeads {
       std::copy_n(at.chunk_states + chunk * state_size_ + panel * layout_.PanelSize(),
                   layout_.PanelSize(), state);
     } else {
-      const Index first = ChunksBefore(args_.cu_seqlens, problem_.tokens, at.n, kChunk);
-      LoadPanel(given.Row(first + chunk, at.head, 0), given.template stride<Key>(), 1, layout_,
-                panel, state);
+      LoadPanel(given.Row(chunk_starts_[at.n] + chunk, at.head, 0), given.template stride<Key>(), 1,
+                layout_, panel, state);
     }
   }
 
@@ -329,6 +330,7 @@ class ChunkBackwardHeads {
   const Args& args_;
   Problem problem_;
   BlockLayout<R> layout_;
+  ChunkStarts<ChunkBackwardHeads> chunk_starts_;
   Index block_size_, state_size_, longest_ = 0;
   bool stream_;  // outputs go past the caches
 };

@@ -36,6 +36,8 @@ class ChunkForwardHeads {
       : args_(args),
         problem_(MakeProblem(args)),
         layout_(problem_.key_dim, problem_.value_dim),
+        chunk_starts_(args.chunk_states.is_null() ? IndexList() : args.cu_seqlens, problem_,
+                      kChunk),
         block_size_(WholeLines<R>(layout_.BlockSize())),
         stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
                     static_cast<Index>(sizeof(T)) >
@@ -144,8 +146,8 @@ class ChunkForwardHeads {
     for (Index i = 0; at.begin + i * kBlock < at.end; ++i) {
       const Index t = at.begin + i * kBlock;
       if (!args_.chunk_states.is_null() && t % kChunk == 0) {
-        const Index chunk = ChunksBefore(args_.cu_seqlens, problem_.tokens, n, kChunk) + t / kChunk;
-        StorePanel(state, layout_, panel, args_.chunk_states.Row(chunk, at.head, 0),
+        StorePanel(state, layout_, panel,
+                   args_.chunk_states.Row(chunk_starts_[n] + t / kChunk, at.head, 0),
                    args_.chunk_states.template stride<Key>(), 1);
       }
       WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch,
@@ -165,8 +167,8 @@ class ChunkForwardHeads {
   }
 #endif
 
-  // What is packed next arrives in L2 while this segment computes: a third of block
-  // i's share of `panel`.
+  // What is packed next arrives in L2 while this segment computes: a third of block i's share of
+  // `panel`.
   HWY_INLINE void Prefetch(const Tokens& next, Index i, Index panel, Index third) const {
     const Index key_head = problem_.KeyHeadOf(next.head);
     const Index begin = next.begin + i * kBlock, end = std::min(next.end, begin + kBlock);
@@ -189,6 +191,7 @@ class ChunkForwardHeads {
   const Args& args_;
   Problem problem_;
   BlockLayout<R> layout_;
+  ChunkStarts<ChunkForwardHeads> chunk_starts_;
   Index block_size_;
   bool stream_;  // outputs go past the caches
   bool dot_;     // products of bfloat16 pairs

@@ -175,7 +175,7 @@ HWY_NOINLINE void StorePanel(const R* HWY_RESTRICT from, const BlockLayout<R>& l
       continue;
     }
     for (Index j = 0; j < count; ++j) {
-      row[j * value_stride] = static_cast<S>(from[i * kPanel<R> + j]);
+      row[j * value_stride] = internal::ConvertElement<S>(from[i * kPanel<R> + j]);
     }
   }
 }

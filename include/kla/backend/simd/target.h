@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// backend/simd: the tag `kla::Simd`, which names the
-// instruction set that this file is compiled for.
+// backend/simd: the tag `kla::Simd`, which names the instruction set that this file is compiled
+// for.
 //
 // Highway's static dispatch: -march (or its lack) picks the target, a namespace N_AVX3, N_AVX2, ...
 // of its own. The tag and everything that the kernels call lives in that namespace, so that two
-// objects compiled for different instruction sets share no
-// function and can be linked into one program.
+// objects compiled for different instruction sets share no function and can be linked into one
+// program.
 #ifndef KLA_BACKEND_SIMD_TARGET_H_
 #define KLA_BACKEND_SIMD_TARGET_H_
 

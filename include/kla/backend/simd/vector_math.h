@@ -277,7 +277,7 @@ void ConvertRow(const R* HWY_RESTRICT from, Index count, T* HWY_RESTRICT to) {
   const Tag<R> d;
   Index i = 0;
   for (; i + kLanes<R> <= count; i += kLanes<R>) StoreAs(d, LoadAs(d, from + i), to + i);
-  for (; i < count; ++i) to[i] = static_cast<T>(from[i]);
+  for (; i < count; ++i) to[i] = internal::ConvertElement<T>(from[i]);
 }
 
 }  // namespace KLA_SIMD_VARIANT
