@@ -11,6 +11,7 @@
 
 #include <cmath>
 
+#include "kla/core/shape.h"
 #include "kla/layer/buffer.h"
 
 namespace kla::internal {
