@@ -42,7 +42,7 @@ long=(run --preset smoke --task mqar --mixer gdn --seed 5 --steps 2500)
 "$program" "${long[@]}" --out straight.csv > /dev/null
 "$program" "${long[@]}" --out halted.csv > halted.log &
 pid=$!
-sleep 1
+sleep 2
 kill -INT $pid
 wait $pid
 check "Ctrl-C ends a run with status 130" test $? -eq 130
