@@ -144,7 +144,7 @@ void BenchLayerStep(const Timer& timer, Index batch, Index heads) {
 
 // With --tile-widths, also every width of the tile; with --quick, only what has a target; with
 // --profile, nothing but one call of DecodeStep, for a profiler.
-int Main(int argc, char** argv) {
+void Main(int argc, char** argv) {
   bool widths = false, quick = false, profile = false;
   for (int i = 1; i < argc; ++i) {
     widths = widths || std::strcmp(argv[i], "--tile-widths") == 0;
@@ -155,7 +155,7 @@ int Main(int argc, char** argv) {
     DecodeProblem<Cuda, Shape<128, 128>, bfloat16, float> problem(256, 1, 16);
     DecodeStep<Cuda, Shape<128, 128>>(problem.Arguments(), problem.pool);
     CheckCuda(cudaDeviceSynchronize(), "DecodeStep");
-    return 0;
+    return;
   }
   cudaDeviceProp device{};
   CheckCuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
@@ -205,17 +205,11 @@ int Main(int argc, char** argv) {
       BenchTileWidth<Paper, 4>(timer, batch, 12);
     }
   }
-  return 0;
 }
 
 }  // namespace
 }  // namespace kla::bench
 
 int main(int argc, char** argv) {
-  try {
-    return kla::bench::Main(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return kla::bench::RunProgram([&] { kla::bench::Main(argc, argv); });
 }

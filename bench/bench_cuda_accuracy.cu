@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda_timing.cuh"
 #include "kla/backend/cuda/chunk.cuh"
 #include "kla/backend/cuda/device_memory.cuh"
 
@@ -101,7 +102,7 @@ void RunStepSize(const std::string& name, const std::string& folder, Index batch
   throw std::runtime_error("the step size is Kla or Gdn");
 }
 
-int Main(int argc, char** argv) {
+void Main(int argc, char** argv) {
   if (argc != 7) throw std::runtime_error("six arguments are needed: see the head of the source");
   const std::string folder = argv[1], key_dim = argv[2], step_size = argv[3];
   const Index batch = std::stol(argv[4]), tokens = std::stol(argv[5]), heads = std::stol(argv[6]);
@@ -112,17 +113,11 @@ int Main(int argc, char** argv) {
   } else {
     throw std::runtime_error("the key dimension is 128 (V = 128) or 96 (V = 192)");
   }
-  return 0;
 }
 
 }  // namespace
 }  // namespace kla::bench
 
 int main(int argc, char** argv) {
-  try {
-    return kla::bench::Main(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return kla::bench::RunProgram([&] { kla::bench::Main(argc, argv); });
 }

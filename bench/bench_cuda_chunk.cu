@@ -161,4 +161,6 @@ void RunAll(const char* only) {
 }  // namespace
 }  // namespace kla::bench
 
-int main(int argc, char** argv) { kla::bench::RunAll(argc > 1 ? argv[1] : nullptr); }
+int main(int argc, char** argv) {
+  return kla::bench::RunProgram([&] { kla::bench::RunAll(argc > 1 ? argv[1] : nullptr); });
+}

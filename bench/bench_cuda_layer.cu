@@ -6,7 +6,6 @@
 //   KlaLayer::Step/Cuda/bf16/D1536/K96/V192/heads:12/batch:1
 #include <chrono>
 #include <cstdio>
-#include <exception>
 #include <random>
 #include <string>
 
@@ -101,7 +100,7 @@ void BenchForward(const Timer& timer, const Layer& layer, Index batch, Index tok
         "cold", us, 0);
 }
 
-int Main() {
+void Main() {
   const Timer timer;
   const double bandwidth = CopyBandwidth(timer);
   KlaLayer<Cuda, Head, Kla, T> layer({.model_dim = kModel, .num_heads = kHeads});
@@ -114,17 +113,11 @@ int Main() {
   BenchForward(timer, layer, 1, 4096);
   BenchForward(timer, layer, 1, 32768);
   BenchForward(timer, layer, 8, 4096);
-  return 0;
 }
 
 }  // namespace
 }  // namespace kla::bench
 
 int main() {
-  try {
-    return kla::bench::Main();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return kla::bench::RunProgram([] { kla::bench::Main(); });
 }

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -182,6 +183,18 @@ inline double MatrixRate(const Timer& timer) {
   return 2.0 * kSize * kSize * kSize / (1e-6 * us);
 }
 #endif
+
+// A whole program: what it throws is printed, and ends it with status 1.
+template <class F>
+int RunProgram(const F& program) {
+  try {
+    program();
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
 
 }  // namespace kla::bench
 

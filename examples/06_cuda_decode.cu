@@ -5,7 +5,6 @@
 // if there is no GPU to try it on.
 #include <kla/backend/reference/reference.h>
 
-#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <kla/cuda.cuh>
@@ -112,12 +111,7 @@ int main() {
   try {
     const Inputs inputs = MakeInputs();
     const std::vector<float> host = OnTheHost(inputs), device = OnTheDevice(inputs);
-    double error = 0, norm = 0;
-    for (std::size_t i = 0; i < host.size(); ++i) {
-      error += std::pow(static_cast<double>(host[i]) - static_cast<double>(device[i]), 2);
-      norm += std::pow(static_cast<double>(host[i]), 2);
-    }
-    const double relative = std::sqrt(error / norm);
+    const double relative = RelativeDifference(host, device);
     std::printf("%d tokens of %d sequences, host against device: relative difference %.1e\n",
                 static_cast<int>(kTokens), static_cast<int>(kBatch), relative);
     return relative < 1e-5 ? 0 : 1;

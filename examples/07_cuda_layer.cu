@@ -7,7 +7,6 @@
 #include <kla/backend/reference/reference.h>
 #include <kla/layer/kla_layer.h>
 
-#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <kla/layer/cuda_layer.cuh>
@@ -43,15 +42,6 @@ std::vector<float> PrefillAndDecode(const std::vector<float>& prompt) {
   Memory<Backend>::ToHost(token.data(), last);
   results.insert(results.end(), last.begin(), last.end());
   return results;
-}
-
-double RelativeDifference(const std::vector<float>& a, const std::vector<float>& b) {
-  double error = 0, norm = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    error += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
-    norm += std::pow(static_cast<double>(a[i]), 2);
-  }
-  return std::sqrt(error / norm);
 }
 
 int main() {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Of examples 06 and 07: where a backend's arrays lie, and how they get there and back.
+// Of examples 06 and 07: where a backend's arrays lie, how they get there and back, and how far the
+// results of two backends are apart.
 #ifndef KLA_EXAMPLES_CUDA_MEMORY_CUH_
 #define KLA_EXAMPLES_CUDA_MEMORY_CUH_
 
 #include <algorithm>
+#include <cmath>
 #include <kla/cuda.cuh>
 #include <vector>
 
@@ -41,5 +43,15 @@ class Memory<kla::Cuda> {
   }
   kla::device::DeviceMemory<float> values_;
 };
+
+// Of norms: |a - b| / |a|.
+inline double RelativeDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+    norm += std::pow(static_cast<double>(a[i]), 2);
+  }
+  return std::sqrt(error / norm);
+}
 
 #endif  // KLA_EXAMPLES_CUDA_MEMORY_CUH_

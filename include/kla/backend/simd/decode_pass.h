@@ -91,8 +91,8 @@ constexpr unsigned PassWidths(Index tile_width) {
 }
 
 // DecodePass over a tile of `width` columns, four vectors at a time (all of them, if R is float).
-// kWidths: those that can occur. kPrefetchRows: every line
-// of the row ahead; otherwise one line a row.
+// kWidths: those that can occur. kPrefetchRows: every line of the row ahead; otherwise one line a
+// row.
 template <class R, unsigned kWidths, bool kPrefetchRows, class From, class To, class Finish>
 HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
                            const DecodeVectors<R>& token, const DecodePrefetch& prefetch,
