@@ -86,10 +86,10 @@ struct Training : Inputs<T> {
     return args;
   }
 
-  std::vector<T> d_o, dq, dk, dv;
-  std::vector<R> dg, deta;
+  AlignedVector<T> d_o, dq, dk, dv;
+  AlignedVector<R> dg, deta;
   typename ChunkStateView<R>::Sizes extents_s;
-  std::vector<R> states;
+  AlignedVector<R> states;
 };
 
 // Bytes are those of the arguments, each read or written once.
@@ -130,6 +130,7 @@ const bool kRegistered = [] {
   using Head = Shape<128, 128>;
   RegisterFmaPeak(128, 128, 16);
   RegisterBf16DotPeak(128, 128, 16);
+  RegisterBf16TilePeak(128, 128, 16);
   RegisterShape<Head, float>();
   RegisterShape<Head, bfloat16>();
   RegisterShape<Shape<96, 192>, float>();

@@ -87,7 +87,8 @@ inline std::string DimName(Index key_dim, Index value_dim) {
       .append(std::to_string(value_dim));
 }
 
-// q, k, v, g, eta and o of one batch row of `tokens` tokens, values of a trained model's size.
+// q, k, v, g, eta and o of one batch row of `tokens` tokens, values of a trained model's size; in
+// huge pages where the system grants them, as the memory of large tensors mostly is.
 template <class T>
 struct Inputs {
   Inputs(Index tokens, Index heads, Index key_dim, Index value_dim, Index batch = 1)
@@ -119,8 +120,8 @@ struct Inputs {
   typename KeyView<T>::Sizes extents_k;
   typename ValueView<T>::Sizes extents_v;
   typename GateView<float>::Sizes extents_g;
-  std::vector<T> q, k, v, o;
-  std::vector<Accumulator<T>> g, eta;
+  AlignedVector<T> q, k, v, o;
+  AlignedVector<Accumulator<T>> g, eta;
 };
 
 }  // namespace kla::bench

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "bench_main.h"
+#include "kla/backend/simd/tile_registers.h"
 #include "kla/backend/simd/vector_math.h"
 
 #if KLA_SIMD_HAS_BF16_DOT
@@ -105,6 +106,35 @@ inline void RegisterBf16DotPeak(Index key_dim, Index value_dim, Index heads) {
         auto memory = std::make_shared<AlignedVector<float>>(CeilingMemory(0.0f));
         return [=] { DotRegisters(steps, memory->data()); };
       });
+#else
+  static_cast<void>(key_dim + value_dim + heads);
+#endif
+}
+
+// Ceiling/Bf16TilePeak/bf16/K<K>/V<V>/heads:<N>: the same flops in tile registers, 16384 an
+// instruction; registered where the instruction set has them and the system grants them.
+inline void RegisterBf16TilePeak(Index key_dim, Index value_dim, Index heads) {
+#if KLA_SIMD_HAS_BF16_TILES
+  if (!simd::TilesAreAllowed()) return;
+  const double flops = RecurrenceFlops(key_dim, value_dim) * static_cast<double>(heads);
+  const auto steps = static_cast<Index>(flops / (3 * 16384));
+  Register("Ceiling/Bf16TilePeak/bf16/" + DimName(key_dim, value_dim) +
+               "/heads:" + std::to_string(heads),
+           static_cast<double>(heads), flops, 0, [=] {
+             return [=] {
+               const simd::TileRegisters registers;
+               _tile_zero(0);
+               _tile_zero(1);
+               _tile_zero(2);
+               _tile_zero(3);
+               _tile_zero(4);
+               for (Index i = 0; i < steps; ++i) {
+                 _tile_dpbf16ps(0, 3, 4);
+                 _tile_dpbf16ps(1, 3, 4);
+                 _tile_dpbf16ps(2, 3, 4);
+               }
+             };
+           });
 #else
   static_cast<void>(key_dim + value_dim + heads);
 #endif

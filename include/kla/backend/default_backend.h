@@ -12,10 +12,13 @@ namespace kla {
 using DefaultBackend = Simd;
 
 // Backend and instruction set, such as "Simd/AVX2" or "Simd/AVX3_DL+BF16": what this translation
-// unit was compiled for. Print it where speed matters; the library itself prints nothing.
+// unit was compiled for, and what of it the system refuses. Print it where speed matters; the
+// library itself prints nothing.
 template <class Backend = DefaultBackend>
 std::string BackendName() {
-  return std::string(Backend::kName) + "/" + std::string(Backend::kInstructionSet);
+  std::string name = std::string(Backend::kName) + "/" + std::string(Backend::kInstructionSet);
+  if constexpr (requires { Backend::Refused(); }) name += Backend::Refused();
+  return name;
 }
 
 }  // namespace kla

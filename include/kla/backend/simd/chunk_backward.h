@@ -182,8 +182,9 @@ class ChunkBackwardHeads {
         }
         PrefetchKeys(next, i, panel);
         PrefetchValues(next, i, panel);
+        NoLines lines;
         AdvanceBlock(layout_, Block<R>(layout_, m.blocks + i * block_size_), panel,
-                     at.d_state + offset, scratch);
+                     at.d_state + offset, scratch, lines);
       }
     });
   }

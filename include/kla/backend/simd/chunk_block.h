@@ -37,8 +37,14 @@ struct BlockLayout {
   Index PanelSize() const { return key_rows * kPanel<R>; }
   Index StateSize() const { return panels * PanelSize(); }
   Index BlockSize() const {
-    return key_rows * 2 * kBlock + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 5 * kBlock;
+    return KeysSize() + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 5 * kBlock;
   }
+  // Of keys and queries: [key_rows][2C], or as pairs (bf16_tiles.h), which may take more.
+  Index KeysSize() const {
+    return std::max(key_rows * 2 * kBlock, 2 * kBlock * PairPitch() + key_rows * kBlock / 2);
+  }
+  // Words of a row of keys in pairs, whole vectors and tiles of them.
+  Index PairPitch() const { return RoundUp(key_rows / 2, 16); }
 
   Index key_dim, value_dim;
   Index key_rows;   // rows of a packed state: K rounded up to 16, whole tiles
@@ -52,7 +58,7 @@ template <class R>
 struct Block {
   Block(const BlockLayout<R>& layout, R* memory)
       : keys_queries(memory),
-        a(keys_queries + layout.key_rows * 2 * kBlock),
+        a(keys_queries + layout.KeysSize()),
         p(a + kBlock * kBlock),
         values(p + kBlock * kBlock),
         step(values + layout.panels * kBlock * kPanel<R>),
@@ -186,12 +192,56 @@ HWY_NOINLINE void BlockMatrices(const BlockLayout<R>& layout, const LogDecay<R>&
   }
 }
 
-// The rows of keys or of queries of one block in the arithmetic type, on the stack: they pass
+// Memory for the rows of one axis of a block in the arithmetic type, on the stack: they pass
 // through L1 on their way into the packed block, and back where they are gradients.
 template <class R>
 struct BlockRows {
   alignas(64) R data[kBlock * RoundUp(kMaxHeadDim, 64)];
 };
+
+// The rows of keys or queries of one block in R, whole vectors of them: the caller's own where they
+// are such, else copies, with zero rows behind the last token.
+template <class T, class R>
+HWY_INLINE Rows<R> RowsOf(const Rows<T>& from, Index count, const BlockLayout<R>& layout,
+                          BlockRows<R>& memory) {
+  if constexpr (std::is_same_v<T, R>) {
+    if (count == kBlock && layout.key_dim == layout.key_pitch) return from;
+  }
+  for (Index i = 0; i < kBlock; ++i) {
+    const Index used = i < count ? layout.key_dim : 0;
+    CopyRow(used > 0 ? from[i] : nullptr, used, memory.data + i * layout.key_pitch,
+            layout.key_pitch);
+  }
+  return {memory.data, layout.key_pitch};
+}
+
+// |x|^2 of every row, in W.
+template <class W, class R>
+HWY_INLINE void SquaredNorms(const Rows<R>& rows, Index pitch, W* norm2) {
+  for (Index i = 0; i < kBlock; ++i) norm2[i] = SquaredNorm<W>(rows[i], pitch);
+}
+
+// to [key_rows][2C], C columns of it: the rows times their factors, which may be beyond the range
+// of R.
+template <class W, class R>
+HWY_INLINE void PackRows(Rows<R> rows, const W* factors, const BlockLayout<R>& layout,
+                         BlockRows<R>& memory, R* to) {
+  alignas(64) R narrow[kBlock];
+  bool in_range = true;
+  for (Index i = 0; i < kBlock; ++i) {
+    narrow[i] = static_cast<R>(factors[i]);
+    in_range = in_range && IsInRange<R>(factors[i]);
+  }
+  if (!in_range) [[unlikely]] {
+    for (Index i = 0; i < kBlock; ++i) {
+      R* row = memory.data + i * layout.key_pitch;
+      if (rows[i] != row) CopyRow(rows[i], layout.key_dim, row, layout.key_pitch);
+      narrow[i] = ScaleBeyondRange(factors[i], row, layout.key_pitch);
+    }
+    rows = {memory.data, layout.key_pitch};
+  }
+  TransposeRows<true>(rows.data, rows.stride, kBlock, layout.key_rows, narrow, to, 2 * kBlock);
+}
 
 // Packs one block: reads q, k, v, g, eta once. `scales` may be null.
 template <class StepSize, class T, class R = Accumulator<T>>
@@ -200,49 +250,43 @@ HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& la
   using W = Wide<R>;
   const Index pitch = layout.key_pitch;
   const W epsilon(problem.epsilon);
-  BlockRows<R> rows;
-  alignas(64) R factors[kBlock];
-  R value_factors[kBlock];
-  // Tokens behind the last one: k~ = q^ = v~ = 0 and b = 0.
-  const auto load = [&](const Rows<T>& from, Index i) {
-    R* row = rows.data + i * pitch;
-    CopyRow(i < input.count ? from[i] : nullptr, i < input.count ? layout.key_dim : 0, row, pitch);
-    return row;
-  };
+  BlockRows<R> key_memory, query_memory;
+  const Rows<R> keys = RowsOf(input.k, input.count, layout, key_memory);
+  const Rows<R> queries = RowsOf(input.q, input.count, layout, query_memory);
+  W key_norm2[kBlock], query_norm2[kBlock], key_factor[kBlock], query_factor[kBlock];
+  R value_factor[kBlock];
+  // From a norm to its factor is a chain of roots and divisions: those of all tokens overlap.
+  SquaredNorms(keys, pitch, key_norm2);
+  if constexpr (StepSize::kNormalizeQuery) SquaredNorms(queries, pitch, query_norm2);
   for (Index i = 0; i < kBlock; ++i) {
-    R* k = load(input.k, i);
-    factors[i] = value_factors[i] = block.step[i] = R(0);
-    if (scales != nullptr) scales->key[i] = {};
-    if (i >= input.count) continue;
-    const W norm2 = SquaredNorm<W>(k, pitch);
-    const auto unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), norm2, epsilon);
-    factors[i] = ScaleBeyondRange(unit.key, k, pitch);
+    UnitKeyScales<W> unit{};  // of tokens behind the last one: k~ = q^ = v~ = 0 and b = 0
+    W query(0);
+    if (i < input.count) {
+      unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), key_norm2[i], epsilon);
+      query = StepSize::kNormalizeQuery ? InverseNorm(query_norm2[i], epsilon) : W(1);
+    }
+    key_factor[i] = unit.key;
+    value_factor[i] = static_cast<R>(unit.value);
     block.step[i] = static_cast<R>(unit.step);
-    value_factors[i] = static_cast<R>(unit.value);
+    query_factor[i] = query * W(problem.scale);
     if (scales != nullptr) {
-      scales->norm2[i] = norm2;
+      scales->norm2[i] = key_norm2[i];
       scales->key[i] = unit;
+      scales->query[i] = query;
     }
   }
-  TransposeRows<true>(rows.data, pitch, kBlock, layout.key_rows, factors, block.keys_queries,
-                      2 * kBlock);
-  for (Index i = 0; i < kBlock; ++i) {
-    R* q = load(input.q, i);
-    factors[i] = R(0);
-    if (i >= input.count) continue;
-    const W query =
-        StepSize::kNormalizeQuery ? InverseNorm(SquaredNorm<W>(q, pitch), epsilon) : W(1);
-    factors[i] = ScaleBeyondRange(query * W(problem.scale), q, pitch);
-    if (scales != nullptr) scales->query[i] = query;
-  }
-  TransposeRows<true>(rows.data, pitch, kBlock, layout.key_rows, factors,
-                      block.keys_queries + kBlock, 2 * kBlock);
+  PackRows(keys, key_factor, layout, key_memory, block.keys_queries);
+  PackRows(queries, query_factor, layout, query_memory, block.keys_queries + kBlock);
   for (Index i = 0; i < kBlock; ++i) {
     for (Index panel = 0; panel < layout.panels; ++panel) {
       const Index first = panel * kPanel<R>;
-      const Index columns = i < input.count ? std::min(kPanel<R>, layout.value_dim - first) : 0;
-      LoadRow(columns > 0 ? input.v[i] + first : nullptr, columns, value_factors[i],
-              block.values + (panel * kBlock + i) * kPanel<R>, kPanel<R>);
+      R* to = block.values + (panel * kBlock + i) * kPanel<R>;
+      if (i < input.count && first + kPanel<R> <= layout.value_dim) {
+        LoadRow(input.v[i] + first, kPanel<R>, value_factor[i], to, kPanel<R>);
+      } else {
+        const Index used = i < input.count ? layout.value_dim - first : 0;
+        LoadRow(used > 0 ? input.v[i] + first : nullptr, used, value_factor[i], to, kPanel<R>);
+      }
     }
   }
   BlockMatrices(layout, LogDecay<R>(input.g, input.count), block);

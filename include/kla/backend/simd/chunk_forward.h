@@ -3,6 +3,7 @@
 #ifndef KLA_BACKEND_SIMD_CHUNK_FORWARD_H_
 #define KLA_BACKEND_SIMD_CHUNK_FORWARD_H_
 
+#include "kla/backend/simd/bf16_tiles.h"
 #include "kla/backend/simd/bf16_walk.h"
 #include "kla/backend/simd/chunk_walk.h"
 #include "kla/backend/simd/chunk_workspace.h"
@@ -12,6 +13,12 @@
 namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
+
+#if KLA_SIMD_HAS_BF16_TILES
+using PairKernel = TileKernel;
+#elif KLA_SIMD_HAS_BF16_DOT
+using PairKernel = DotKernel;
+#endif
 
 // A head is computed in segments of blocks: pack the blocks (they stay in L2), then walk each panel
 // of the state through them (it stays in L1), then write the outputs.
@@ -29,8 +36,11 @@ class ChunkForwardHeads {
 
   // bfloat16 inputs are multiplied as such where the processor can, except that states which are
   // kept for the gradients are those of float arithmetic: the same bits as ChunkBackward
-  // recomputes.
-  static constexpr bool kBfloat16 = KLA_SIMD_HAS_BF16_DOT && std::is_same_v<T, bfloat16>;
+  // recomputes. Processors that have tiles take twice as long for a dot as for the multiply-adds of
+  // floats that it replaces: where the system refuses them tiles, they multiply floats.
+#if KLA_SIMD_HAS_BF16_DOT
+  static constexpr bool kBfloat16 = std::is_same_v<T, bfloat16>;
+#endif
 
   explicit ChunkForwardHeads(const Args& args)
       : args_(args),
@@ -42,7 +52,7 @@ class ChunkForwardHeads {
         stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
                     static_cast<Index>(sizeof(T)) >
                 kCachedBytes),
-        dot_(kBfloat16 && args.chunk_states.is_null()) {}
+        pairs_(MayPair() && args.chunk_states.is_null()) {}
 
   template <class Executor>
   void Run(const Executor& executor) const {
@@ -69,6 +79,14 @@ class ChunkForwardHeads {
   }
 
  private:
+  static bool MayPair() {
+#if KLA_SIMD_HAS_BF16_DOT
+    return kBfloat16 && PairKernel::IsAllowed();
+#else
+    return false;
+#endif
+  }
+
   Index WorkspaceSize(Index heads, Index blocks) const {
     return heads * layout_.StateSize() + blocks * block_size_;
   }
@@ -115,19 +133,20 @@ class ChunkForwardHeads {
       const Block<R> block = BlockAt(blocks, i);
 #if KLA_SIMD_HAS_BF16_DOT
       if constexpr (kBfloat16) {
-        if (dot_) return PackDotBlock<StepSize>(input, layout_, problem_, DotBlock(layout_, block));
+        if (pairs_) return PairKernel::Pack<StepSize>(input, layout_, problem_, {layout_, block});
       }
 #endif
       PackBlock<StepSize, T>(input, layout_, problem_, block,
                              static_cast<TokenScales<R>*>(nullptr));
     });
     executor.ParallelFor(layout_.panels, [&](Index panel) {
+      R* const columns = state + panel * layout_.PanelSize();
 #if KLA_SIMD_HAS_BF16_DOT
       if constexpr (kBfloat16) {
-        if (dot_) return WalkDotPanel(at, next, panel, blocks, state + panel * layout_.PanelSize());
+        if (pairs_) return WalkPairPanel(at, next, panel, blocks, columns);
       }
 #endif
-      WalkPanel(n, at, next, panel, blocks, state + panel * layout_.PanelSize());
+      WalkPanel(n, at, next, panel, blocks, columns);
     });
     executor.ParallelFor(count, [&](Index i) {
       const Index t = begin + i * kBlock;
@@ -150,40 +169,41 @@ class ChunkForwardHeads {
                    args_.chunk_states.Row(chunk_starts_[n] + t / kChunk, at.head, 0),
                    args_.chunk_states.template stride<Key>(), 1);
       }
-      WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch,
-                [&](Index third) { Prefetch(next, i, panel, third); });
+      LineQueue lines;
+      AddLines(next, i, panel, FetchCalls(layout_), lines);
+      WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch, lines);
     }
   }
 
 #if KLA_SIMD_HAS_BF16_DOT
-  void WalkDotPanel(const Tokens& at, const Tokens& next, Index panel, R* blocks, R* state) const {
-    DotScratch scratch;
-    PairRows(state, layout_.key_rows, scratch.state);
-    for (Index i = 0; at.begin + i * kBlock < at.end; ++i) {
-      const Block<R> block = BlockAt(blocks, i);
-      WalkDotBlock(layout_, DotBlock(layout_, block), panel, state, scratch,
-                   [&](Index third) { Prefetch(next, i, panel, third); });
+  void WalkPairPanel(const Tokens& at, const Tokens& next, Index panel, R* blocks, R* state) const {
+    const Index count = (at.end - at.begin + kBlock - 1) / kBlock;
+    const auto block_at = [&](Index i) { return BlockAt(blocks, std::min(i, count - 1)); };
+    typename PairKernel::Walk walk(layout_, {layout_, block_at(0)}, state);
+    for (Index i = 0; i < count; ++i) {
+      const Block<R> block = block_at(i), following = block_at(i + 1);
+      const typename PairKernel::Block pairs(layout_, block), next_pairs(layout_, following);
+      LineQueue lines;
+      AddLines(next, i, panel, walk.FetchCalls(), lines);
+      walk.Step(pairs, i + 1 < count ? &next_pairs : nullptr, panel, lines);
     }
   }
 #endif
 
-  // What is packed next arrives in L2 while this segment computes: a third of block i's share of
-  // `panel`.
-  HWY_INLINE void Prefetch(const Tokens& next, Index i, Index panel, Index third) const {
+  // What is packed next arrives while this segment computes: block i's share of `panel`.
+  HWY_INLINE void AddLines(const Tokens& next, Index i, Index panel, Index calls,
+                           LineQueue& lines) const {
     const Index key_head = problem_.KeyHeadOf(next.head);
     const Index begin = next.begin + i * kBlock, end = std::min(next.end, begin + kBlock);
-    if (third == 0) {
-      for (Index t = begin + panel; t < end; t += layout_.panels) {
-        hwy::Prefetch(&args_.g(next.span.batch, next.span.begin + t, next.head));
-        hwy::Prefetch(&args_.eta(next.span.batch, next.span.begin + t, next.head));
-      }
-    }
-    for (Index t = begin + panel + third * layout_.panels; t < end; t += 3 * layout_.panels) {
+    for (Index t = begin + panel; t < end; t += layout_.panels) {
       const Index token = next.span.begin + t;
-      PrefetchRow(args_.k.Row(next.span.batch, token, key_head), layout_.key_dim);
-      PrefetchRow(args_.q.Row(next.span.batch, token, key_head), layout_.key_dim);
-      PrefetchRow(args_.v.Row(next.span.batch, token, next.head), layout_.value_dim);
+      lines.Add(args_.k.Row(next.span.batch, token, key_head), layout_.key_dim);
+      lines.Add(args_.q.Row(next.span.batch, token, key_head), layout_.key_dim);
+      lines.Add(args_.v.Row(next.span.batch, token, next.head), layout_.value_dim);
+      lines.Add(&args_.g(next.span.batch, token, next.head), 1);
+      lines.Add(&args_.eta(next.span.batch, token, next.head), 1);
     }
+    lines.SpreadOver(calls);
   }
 
   Block<R> BlockAt(R* blocks, Index i) const { return Block<R>(layout_, blocks + i * block_size_); }
@@ -194,7 +214,7 @@ class ChunkForwardHeads {
   ChunkStarts<ChunkForwardHeads> chunk_starts_;
   Index block_size_;
   bool stream_;  // outputs go past the caches
-  bool dot_;     // products of bfloat16 pairs
+  bool pairs_;   // products of bfloat16 pairs
 };
 
 }  // namespace KLA_SIMD_VARIANT

@@ -69,10 +69,12 @@ template <class R>
 HWY_NOINLINE void RecallPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
                               const R* state, R* next, PanelScratch<R>& scratch) {
   const Index at = panel * kBlock * kPanel<R>;
-  Errors(layout, g.block, state, g.block.values + at, g.errors + at);
-  SolveLower(g.block, g.errors + at, scratch.pseudo_values, scratch.weighted);
+  NoLines lines;
+  MultiplyState(layout, g.block, kBlock, state, scratch.products, lines);
+  SolveLower(g.block, g.block.gamma, scratch.products, g.block.values + at, g.errors + at,
+             scratch.pseudo_values, scratch.weighted);
   Transpose(scratch.pseudo_values, kPanel<R>, kBlock, kPanel<R>, g.pseudo_values + at, kBlock);
-  if (next != nullptr) UpdateState(layout, g.block, scratch.weighted, state, next);
+  if (next != nullptr) UpdateState(layout, g.block, scratch.weighted, state, next, lines);
 }
 
 // Scratch of the second phase, one panel.

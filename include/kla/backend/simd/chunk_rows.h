@@ -113,10 +113,10 @@ HWY_INLINE R Dot(const R* HWY_RESTRICT x, const R* HWY_RESTRICT y, Index padded)
   auto even = hn::Zero(d), odd = hn::Zero(d);
   Index i = 0;
   for (; i + 2 * kLanes<R> <= padded; i += 2 * kLanes<R>) {
-    even = hn::MulAdd(hn::Load(d, x + i), hn::Load(d, y + i), even);
-    odd = hn::MulAdd(hn::Load(d, x + i + kLanes<R>), hn::Load(d, y + i + kLanes<R>), odd);
+    even = hn::MulAdd(hn::LoadU(d, x + i), hn::LoadU(d, y + i), even);
+    odd = hn::MulAdd(hn::LoadU(d, x + i + kLanes<R>), hn::LoadU(d, y + i + kLanes<R>), odd);
   }
-  if (i < padded) even = hn::MulAdd(hn::Load(d, x + i), hn::Load(d, y + i), even);
+  if (i < padded) even = hn::MulAdd(hn::LoadU(d, x + i), hn::LoadU(d, y + i), even);
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
 }
 
@@ -145,18 +145,22 @@ HWY_INLINE void ScaleInPlace(W factor, R* HWY_RESTRICT x, Index padded) {
   }
 }
 
-// `factor` in R, by which x is still to be multiplied. Where it, or 1 / factor, leaves the normal
-// range of R (float: 1e-38), as |x|^2 then did, x has been multiplied in W instead: 1.
+// Whether multiplying by `factor`, or by 1 / factor, keeps the normal range of R (float: 1e-38). 0
+// is the factor of rows that are 0.
+template <class R, class W>
+HWY_INLINE bool IsInRange(W factor) {
+  if constexpr (std::is_same_v<W, R>) return true;
+  constexpr W kSmallest(1e-30), kLargest(1e30);
+  return (factor > kSmallest && factor < kLargest) || factor == W(0);
+}
+
+// `factor` in R, by which x is still to be multiplied. Where it is out of range, as |x|^2 then was,
+// x has been multiplied in W instead: 1.
 template <class W, class R>
 HWY_INLINE R ScaleBeyondRange(W factor, R* HWY_RESTRICT x, Index padded) {
-  if constexpr (!std::is_same_v<W, R>) {
-    constexpr W kSmallest(1e-30), kLargest(1e30);
-    if (!(factor > kSmallest && factor < kLargest)) [[unlikely]] {
-      for (Index i = 0; i < padded; ++i) x[i] = static_cast<R>(factor * static_cast<W>(x[i]));
-      return R(1);
-    }
-  }
-  return static_cast<R>(factor);
+  if (IsInRange<R>(factor)) return static_cast<R>(factor);
+  for (Index i = 0; i < padded; ++i) x[i] = static_cast<R>(factor * static_cast<W>(x[i]));
+  return R(1);
 }
 
 #if HWY_TARGET != HWY_SCALAR
@@ -187,7 +191,7 @@ HWY_INLINE void Transpose16(const float* HWY_RESTRICT from, Index pitch,
   V quads[4][4];  // [g][c]: rows 4 g ... of columns c, c + 4, c + 8, c + 12, a block each
   HWY_UNROLL(4) for (int g = 0; g < 4; ++g) {
     HWY_UNROLL(4) for (int r = 0; r < 4; ++r) {
-      quads[g][r] = hn::Load(d, from + (4 * g + r) * pitch);
+      quads[g][r] = hn::LoadU(d, from + (4 * g + r) * pitch);
       if constexpr (kScale) {
         quads[g][r] = hn::Mul(quads[g][r], hn::Set(d, factors[4 * g + r]));
       }
@@ -210,7 +214,7 @@ HWY_INLINE void Transpose16(const float* HWY_RESTRICT from, Index pitch,
 #endif
 
 // to[c * to_pitch + r] = factors[r] * from[r * pitch + c] for r < rows and c < columns, multiples
-// of 16 (of 4 below AVX-512, of 1 without vectors); rows of both lie on vector boundaries.
+// of 16 (of 4 below AVX-512, of 1 without vectors); rows of `to` lie on vector boundaries.
 template <bool kScale, class R>
 HWY_INLINE void TransposeRows(const R* HWY_RESTRICT from, Index pitch, Index rows, Index columns,
                               const R* HWY_RESTRICT factors, R* HWY_RESTRICT to, Index to_pitch) {
@@ -231,7 +235,7 @@ HWY_INLINE void TransposeRows(const R* HWY_RESTRICT from, Index pitch, Index row
       for (Index r = 0; r < rows; r += 4) {
         hn::Vec<decltype(d)> quad[4];
         HWY_UNROLL(4) for (int i = 0; i < 4; ++i) {
-          quad[i] = hn::Load(d, from + (r + i) * pitch + c);
+          quad[i] = hn::LoadU(d, from + (r + i) * pitch + c);
           if constexpr (kScale) quad[i] = hn::Mul(quad[i], hn::Set(d, factors[r + i]));
         }
         TransposeBlocks(d, quad);

@@ -5,59 +5,67 @@
 #define KLA_BACKEND_SIMD_CHUNK_WALK_H_
 
 #include "kla/backend/simd/chunk_block.h"
+#include "kla/backend/simd/line_queue.h"
 #include "kla/core/layout.h"
 
 namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
-// Scratch of one walk: E, V' and w V' of one panel, [C][kPanel] each.
+// Scratch of one walk, one panel.
 template <class R>
 struct PanelScratch {
-  alignas(64) R errors[kBlock * kPanel<R>];
-  alignas(64) R pseudo_values[kBlock * kPanel<R>];
-  alignas(64) R weighted[kBlock * kPanel<R>];
+  alignas(64) R products[2 * kBlock * kPanel<R>];   // K S, then s Q S   [2C][kPanel]
+  alignas(64) R pseudo_values[kBlock * kPanel<R>];  // V'                [C][kPanel]
+  alignas(64) R weighted[kBlock * kPanel<R>];       // w V'              [C][kPanel]
 };
 
-// E = V - gamma (K S) of a tile that holds rows of K S; values and errors [kTileRows][kPanel].
+// Products with the state run over so many of its rows, a number that the compiler knows and that
+// divides key_rows; then lines are fetched.
+inline constexpr Index kFetchRows = 16;
+
+// How often a walk of one block over one panel fetches lines.
 template <class R>
-HWY_INLINE void StoreErrors(const RegisterTile<R>& recalled, const R* HWY_RESTRICT gamma,
-                            const R* HWY_RESTRICT values, R* HWY_RESTRICT errors) {
-  const Tag<R> d;
-  HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
-    const auto factor = hn::Set(d, gamma[r]);
-    HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
-      const Index at = r * kPanel<R> + n * kLanes<R>;
-      hn::Store(hn::NegMulAdd(factor, recalled.v[r][n], hn::Load(d, values + at)), d, errors + at);
-    }
-  }
+constexpr Index FetchCalls(const BlockLayout<R>& layout) {
+  return 2 * kBlock / kTallRows * (layout.key_rows / kFetchRows) + layout.key_rows / kTallRows;
 }
 
-// E = V - gamma (K S): what the state does not yet recall of the values.   2 C K flops a column
-// S [key_rows][kPanel], values and errors [C][kPanel].
-template <class R>
-HWY_INLINE void Errors(const BlockLayout<R>& layout, const Block<R>& block,
-                       const R* HWY_RESTRICT state, const R* HWY_RESTRICT values,
-                       R* HWY_RESTRICT errors) {
-  for (Index i = 0; i < kBlock; i += kTileRows) {
-    RegisterTile<R> tile;
+// [K; s Q] S, the first `rows` of its 2C rows.   2 K flops an element
+// S [key_rows][kPanel], products [rows][kPanel].
+template <class R, class Lines>
+HWY_INLINE void MultiplyState(const BlockLayout<R>& layout, const Block<R>& block, Index rows,
+                              const R* HWY_RESTRICT state, R* HWY_RESTRICT products, Lines& lines) {
+  ForTiles(rows, [&](auto height, Index i) KLA_SIMD_INLINE {
+    RegisterTile<R, height> tile;
     tile.SetZero();
-    tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + i, state, layout.key_dim);
-    StoreErrors(tile, block.gamma + i, values + i * kPanel<R>, errors + i * kPanel<R>);
-  }
+    for (Index k = 0; k < layout.key_rows; k += kFetchRows) {
+      tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + k * 2 * kBlock + i,
+                                                     state + k * kPanel<R>, kFetchRows);
+      lines.Fetch();
+    }
+    tile.Store(products + i * kPanel<R>, kPanel<R>);
+  });
 }
 
+// E = V - gamma (K S), what the state does not yet recall of the values, and
 // V' = (I + A)^-1 b E by forward substitution, and w V'.   C^2 flops a column
 // A column of vectors stays in registers: row j, once known, is taken from all rows below it.
+// `errors` may be null; recalled = K S, or its rows times 1 / r where gamma is block.key_gamma.
 template <class R>
-HWY_INLINE void SolveLower(const Block<R>& block, const R* HWY_RESTRICT errors,
-                           R* HWY_RESTRICT pseudo_values, R* HWY_RESTRICT weighted) {
+HWY_INLINE void SolveLower(const Block<R>& block, const R* HWY_RESTRICT gamma,
+                           const R* HWY_RESTRICT recalled, const R* HWY_RESTRICT values,
+                           R* HWY_RESTRICT errors, R* HWY_RESTRICT pseudo_values,
+                           R* HWY_RESTRICT weighted) {
   const Tag<R> d;
   const R* HWY_RESTRICT a = block.a;
   for (Index n = 0; n < kPanel<R>; n += kLanes<R>) {
     Vector<R> row[kBlock];
     HWY_UNROLL(16) for (int i = 0; i < kBlock; ++i) {
-      row[i] = hn::Mul(hn::Set(d, block.step[i]), hn::Load(d, errors + i * kPanel<R> + n));
+      const Index at = i * kPanel<R> + n;
+      row[i] =
+          hn::NegMulAdd(hn::Set(d, gamma[i]), hn::Load(d, recalled + at), hn::Load(d, values + at));
+      if (errors != nullptr) hn::Store(row[i], d, errors + at);
+      row[i] = hn::Mul(hn::Set(d, block.step[i]), row[i]);
     }
     HWY_UNROLL(16) for (int j = 0; j < kBlock; ++j) {
       HWY_UNROLL(16) for (int i = j + 1; i < kBlock; ++i) {
@@ -71,61 +79,56 @@ HWY_INLINE void SolveLower(const Block<R>& block, const R* HWY_RESTRICT errors,
   }
 }
 
-// O = gamma (s Q S) + P V'.   2 C K + C^2 flops a column
+// O = gamma (s Q S) + P V'; read = s Q S.   C^2 flops a column
 template <class R>
-HWY_INLINE void Outputs(const BlockLayout<R>& layout, const Block<R>& block,
-                        const R* HWY_RESTRICT state, const R* HWY_RESTRICT pseudo_values,
-                        R* HWY_RESTRICT out) {
+HWY_INLINE void Outputs(const Block<R>& block, const R* HWY_RESTRICT read,
+                        const R* HWY_RESTRICT pseudo_values, R* HWY_RESTRICT out) {
   for (Index i = 0; i < kBlock; i += kTileRows) {
     RegisterTile<R> tile;
-    tile.SetZero();
-    tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + kBlock + i, state,
-                                                   layout.key_dim);
-    tile.ScaleRows(block.gamma + i);
+    tile.LoadScaledRows(block.gamma + i, read + i * kPanel<R>, kPanel<R>);
     tile.template MulAdd<kBlock, 1, kPanel<R>>(block.p + i * kBlock, pseudo_values, i + kTileRows);
     tile.Store(out + i * kPanel<R>, kPanel<R>);
   }
 }
 
 // S+ = gamma_C S + K^T (w V')   `next` may be `state`.   2 C K flops a column
-template <class R>
+template <class R, class Lines>
 HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
-                            const R* HWY_RESTRICT weighted, const R* state, R* next) {
+                            const R* HWY_RESTRICT weighted, const R* state, R* next, Lines& lines) {
   const auto decay = hn::Set(Tag<R>(), block.gamma[kBlock - 1]);
-  for (Index k = 0; k < layout.key_rows; k += kTileRows) {
-    RegisterTile<R> tile;
+  ForTiles(layout.key_rows, [&](auto height, Index k) KLA_SIMD_INLINE {
+    RegisterTile<R, height> tile;
     tile.LoadScaled(decay, state + k * kPanel<R>, kPanel<R>);
     tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock, weighted,
                                                    kBlock);
     tile.Store(next + k * kPanel<R>, kPanel<R>);
-  }
+    lines.Fetch();
+  });
 }
 
 // One block of one panel: o replaces v~ in `values`, the state moves on to the next block.
 // 6 C K + 2 C^2 flops a column; reads the state three times and writes it once, all in L1:
 // 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
-// fetch(0), fetch(1) and fetch(2) are called at about equal intervals, to fetch what comes next in
-// thirds: the processor tracks only some two dozen lines on their way from memory.
-template <class R, class F>
+// Meanwhile `lines` are fetched, in FetchCalls(layout) parts or a few more.
+template <class R, class Lines>
 HWY_INLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
-                          R* HWY_RESTRICT state, PanelScratch<R>& scratch, const F& fetch) {
+                          R* HWY_RESTRICT state, PanelScratch<R>& scratch, Lines& lines) {
   R* values = block.values + panel * kBlock * kPanel<R>;
-  fetch(0);
-  Errors(layout, block, state, values, scratch.errors);
-  SolveLower(block, scratch.errors, scratch.pseudo_values, scratch.weighted);
-  fetch(1);
-  Outputs(layout, block, state, scratch.pseudo_values, values);
-  fetch(2);
-  UpdateState(layout, block, scratch.weighted, state, state);
+  MultiplyState(layout, block, 2 * kBlock, state, scratch.products, lines);
+  SolveLower<R>(block, block.gamma, scratch.products, values, nullptr, scratch.pseudo_values,
+                scratch.weighted);
+  Outputs(block, scratch.products + kBlock * kPanel<R>, scratch.pseudo_values, values);
+  UpdateState(layout, block, scratch.weighted, state, state, lines);
 }
 
 // The same without outputs.   4 C K + C^2 flops a column
-template <class R>
+template <class R, class Lines>
 HWY_NOINLINE void AdvanceBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
-                               R* HWY_RESTRICT state, PanelScratch<R>& scratch) {
-  Errors(layout, block, state, block.values + panel * kBlock * kPanel<R>, scratch.errors);
-  SolveLower(block, scratch.errors, scratch.pseudo_values, scratch.weighted);
-  UpdateState(layout, block, scratch.weighted, state, state);
+                               R* HWY_RESTRICT state, PanelScratch<R>& scratch, Lines& lines) {
+  MultiplyState(layout, block, kBlock, state, scratch.products, lines);
+  SolveLower<R>(block, block.gamma, scratch.products, block.values + panel * kBlock * kPanel<R>,
+                nullptr, scratch.pseudo_values, scratch.weighted);
+  UpdateState(layout, block, scratch.weighted, state, state, lines);
 }
 
 // Row i of a block's panels [panels][C][kPanel] to a row of the caller's memory.

@@ -31,29 +31,69 @@
 compile with -msve-vector-bits or use kla::Reference"
 #endif
 
-// The dot product of bfloat16 pairs is not part of any Highway target of that version. Objects
-// compiled with and without it must not share kernels either.
+// The dot product of bfloat16 pairs, and tiles of them (AMX), are not part of any Highway target of
+// that version. Objects compiled with and without them must not share kernels either.
 #if defined(__AVX512BF16__) && HWY_TARGET <= HWY_AVX3
 #define KLA_SIMD_HAS_BF16_DOT 1
+#else
+#define KLA_SIMD_HAS_BF16_DOT 0
+#endif
+#if KLA_SIMD_HAS_BF16_DOT && defined(__linux__) &&       \
+    ((defined(__AMX_TILE__) && defined(__AMX_BF16__)) || \
+     (defined(__AMXTILE__) && defined(__AMXBF16__)))
+#define KLA_SIMD_HAS_BF16_TILES 1
+#else
+#define KLA_SIMD_HAS_BF16_TILES 0
+#endif
+
+#if KLA_SIMD_HAS_BF16_TILES
+#define KLA_SIMD_VARIANT with_bf16_tiles
+#define KLA_SIMD_VARIANT_NAME "+BF16+AMX"
+#elif KLA_SIMD_HAS_BF16_DOT
 #define KLA_SIMD_VARIANT with_bf16_dot
 #define KLA_SIMD_VARIANT_NAME "+BF16"
 #else
-#define KLA_SIMD_HAS_BF16_DOT 0
-#define KLA_SIMD_VARIANT without_bf16_dot
+#define KLA_SIMD_VARIANT without_bf16
 #define KLA_SIMD_VARIANT_NAME ""
+#endif
+
+#if KLA_SIMD_HAS_BF16_TILES
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
+#if KLA_SIMD_HAS_BF16_TILES
+// Whether this process may use tile registers. Linux grants them on request, once for all its
+// threads, because they enlarge what it saves of a thread; where it refuses, kernels multiply
+// floats instead.
+inline bool TilesAreAllowed() {
+  static const bool allowed = [] {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return allowed;
+}
+#endif
+
 // Vectors of the widest registers that the compiler may use.
 struct Simd {
   static constexpr std::string_view kName = "Simd";
-  // "AVX3", "AVX2", "SSE4", "NEON", "SCALAR", ...: Highway's
-  // names, and "+BF16" where it has the dot.
+  // "AVX3", "AVX2", "SSE4", "NEON", "SCALAR", ...: Highway's names, and "+BF16" and "+AMX" where it
+  // has the dot and the tiles.
   static constexpr std::string_view kInstructionSet =
       std::string_view(HWY_STR(HWY_NAMESPACE) KLA_SIMD_VARIANT_NAME).substr(2);
+
+  // What the system refuses this process of it.
+  static std::string_view Refused() {
+#if KLA_SIMD_HAS_BF16_TILES
+    if (!TilesAreAllowed()) return " (AMX refused)";
+#endif
+    return "";
+  }
 };
 
 }  // namespace KLA_SIMD_VARIANT
