@@ -13,6 +13,7 @@
 #include "kla/backend/cuda/layer_step_kernel.h"
 #include "kla/core/scalar.h"
 #include "kla/layer/config.h"
+#include "kla/math/activation.h"
 
 namespace kla::device {
 

@@ -12,31 +12,9 @@
 #include <cmath>
 
 #include "kla/core/scalar.h"
+#include "kla/math/activation.h"
 
 namespace kla::internal {
-
-// log(1 + exp(x)), without overflow.
-template <class T>
-T Softplus(const T& x) {
-  using std::exp;
-  using std::log;
-  using std::log1p;
-  const T decayed = x > T(0) ? T(exp(T(-x))) : T(exp(x));  // exp(-|x|)
-  T rest;
-  if constexpr (std::is_floating_point_v<T>) {
-    rest = log1p(decayed);
-  } else {
-    rest = log(T(T(1) + decayed));
-  }
-  return x > T(0) ? T(x + rest) : rest;
-}
-
-// 1 / (1 + exp(-x)).
-template <class T>
-T SigmoidOf(const T& x) {
-  using std::exp;
-  return T(1) / T(T(1) + T(exp(T(-x))));
-}
 
 template <class T>
 struct TokenGates {
@@ -55,7 +33,7 @@ struct TokenGates {
   void Forward(const T* a, const T* b, T* g, T* eta) const {
     for (Index h = 0; h < heads; ++h) {
       g[h] = -decay_rate[h] * Softplus(T(a[h] + dt_bias[h]));
-      eta[h] = SigmoidOf(T(b[h] + step_bias[h]));
+      eta[h] = kla::Sigmoid(T(b[h] + step_bias[h]));
     }
   }
 
@@ -63,7 +41,7 @@ struct TokenGates {
   void Backward(const T* a, const T* g, const T* eta, const T* dg, const T* deta, T* da, T* db,
                 T* d_a_log, T* d_dt_bias, T* d_step_bias) const {
     for (Index h = 0; h < heads; ++h) {
-      da[h] = -dg[h] * decay_rate[h] * SigmoidOf(T(a[h] + dt_bias[h]));
+      da[h] = -dg[h] * decay_rate[h] * kla::Sigmoid(T(a[h] + dt_bias[h]));
       db[h] = deta[h] * eta[h] * (T(1) - eta[h]);
       d_a_log[h] += dg[h] * g[h];
       d_dt_bias[h] += da[h];

@@ -10,6 +10,7 @@
 #include "kla/backend/cuda/decode_pool.h"
 #include "kla/backend/cuda/decode_tile.h"
 #include "kla/core/scalar.h"
+#include "kla/math/activation.h"
 #include "kla/math/decay.h"
 #include "kla/math/unit_key.h"
 
@@ -36,13 +37,6 @@ struct LayerStepInputs {
   float scale, norm_epsilon;
   double epsilon;
 };
-
-KLA_BLOCK_FUNCTION float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
-// log(1 + exp(x)), without overflow.
-KLA_BLOCK_FUNCTION float Softplus(float x) {
-  return (x > 0.0f ? x : 0.0f) + std::log1p(std::exp(x > 0.0f ? -x : x));
-}
 
 // One token of one sequence and value head:
 //   q, k, v = SiLU(c * x)                     the causal convolution over four tokens
