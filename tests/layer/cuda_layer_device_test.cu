@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // KlaLayer of the backend Cuda on a device, with its products and chunk kernels.
-#include <stdexcept>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <type_traits>
 #include <vector>
 
 #include "kla/layer/cuda_layer.cuh"
@@ -21,6 +25,9 @@ struct DeviceArray {
 };
 
 struct OnDevice {
+  // Terms of 16 bits: two for float, one for 16 bits.
+  template <class T>
+  static constexpr double kFactorRoundoff = std::is_same_v<T, float> ? 0x1p-17 : kRoundoff<T>;
   template <class Shape, class StepSize, class T, class State>
   using Layer = KlaLayer<Cuda, Shape, StepSize, T, State>;
   template <class T>
@@ -37,15 +44,53 @@ struct OnDevice {
 
 INSTANTIATE_TYPED_TEST_SUITE_P(OnDevice, DeviceLayerTest, OnDevice);
 
+void Check(cudaError_t status) { device::CheckCuda(status, "test"); }
+
+// Captures queue(stream) in a graph and replays it on a stream of its own.
+template <class F>
+void Replay(const F& queue, int times) {
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t ready;
+  Check(cudaDeviceSynchronize());
+  Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  queue(stream);
+  Check(cudaStreamEndCapture(stream, &graph));
+  Check(cudaGraphInstantiate(&ready, graph, 0));
+  for (int i = 0; i < times; ++i) Check(cudaGraphLaunch(ready, stream));
+  Check(cudaStreamSynchronize(stream));
+  Check(cudaGraphExecDestroy(ready));
+  Check(cudaGraphDestroy(graph));
+  Check(cudaStreamDestroy(stream));
+}
+
+// The same bits, and not all of them zero.
+template <class T>
+void ExpectSame(const std::vector<T>& actual, const std::vector<T>& expected) {
+  double sum = 0;
+  ASSERT_EQ(actual.size(), expected.size());
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    ASSERT_EQ(static_cast<float>(actual[i]), static_cast<float>(expected[i])) << i;
+    sum += std::abs(static_cast<double>(static_cast<float>(actual[i])));
+  }
+  EXPECT_GT(sum, 0.0);
+}
+
+std::vector<bfloat16> RandomValues(Index count, std::mt19937_64& random) {
+  std::normal_distribution<float> normal;
+  std::vector<bfloat16> values(static_cast<std::size_t>(count));
+  for (bfloat16& value : values) value = bfloat16(normal(random));
+  return values;
+}
+
 // The paper's layer: a captured Step, replayed, is the Step; and the work of another stream.
 TEST(CudaLayerTest, StepsAreCapturedAndReplayed) {
   using Layer = KlaLayer<Cuda, Shape<96, 192>, Kla, bfloat16>;
   Layer layer({.model_dim = 1536, .num_heads = 12});
   std::mt19937_64 random(1);
   layer.Initialize(random);
-  std::normal_distribution<float> normal;
-  std::vector<bfloat16> values(4 * 1536);
-  for (bfloat16& value : values) value = bfloat16(normal(random));
+  const auto values = RandomValues(4 * 1536, random);
   const auto x = OnDevice::Copy(values);
   const auto y = OnDevice::Copy(values), expected = OnDevice::Copy(values);
   const ModelView<const bfloat16> rows(x.data(), {4, 1, 1536});
@@ -55,29 +100,50 @@ TEST(CudaLayerTest, StepsAreCapturedAndReplayed) {
   for (int t = 0; t < kTokens; ++t) {
     layer.Step(rows, direct, ModelView<bfloat16>(expected.data(), {4, 1, 1536}));
   }
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t token;
-  const auto check = [](cudaError_t status) { device::CheckCuda(status, "test"); };
-  check(cudaDeviceSynchronize());
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  layer.Step(rows, replayed, ModelView<bfloat16>(y.data(), {4, 1, 1536}), {}, {.stream = stream});
-  check(cudaStreamEndCapture(stream, &graph));
-  check(cudaGraphInstantiate(&token, graph, 0));
-  for (int t = 0; t < kTokens; ++t) check(cudaGraphLaunch(token, stream));
-  check(cudaStreamSynchronize(stream));
-  const auto got = OnDevice::Values<bfloat16>(y.data(), 4 * 1536);
-  const auto want = OnDevice::Values<bfloat16>(expected.data(), 4 * 1536);
-  double sum = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    ASSERT_EQ(got[i].bits, want[i].bits) << i;
-    sum += static_cast<double>(static_cast<float>(got[i])) * static_cast<float>(got[i]);
-  }
-  EXPECT_GT(sum, 0.0);
-  check(cudaGraphExecDestroy(token));
-  check(cudaGraphDestroy(graph));
-  check(cudaStreamDestroy(stream));
+  Replay(
+      [&](cudaStream_t stream) {
+        layer.Step(rows, replayed, ModelView<bfloat16>(y.data(), {4, 1, 1536}), {},
+                   {.stream = stream});
+      },
+      kTokens);
+  ExpectSame(OnDevice::Values<bfloat16>(y.data(), 4 * 1536),
+             OnDevice::Values<bfloat16>(expected.data(), 4 * 1536));
+}
+
+// A step of training likewise, packed sequences included.
+TEST(CudaLayerTest, TrainingIsCapturedAndReplayed) {
+  using Layer = KlaLayer<Cuda, Shape<16, 32>, Kla, bfloat16>;
+  constexpr Index kModel = 64, kTokens = 300;
+  Layer layer({.model_dim = kModel, .num_heads = 2, .num_value_heads = 4});
+  std::mt19937_64 random(2);
+  layer.Initialize(random);
+  const auto x = OnDevice::Copy(RandomValues(kTokens * kModel, random));
+  const auto dy = OnDevice::Copy(RandomValues(kTokens * kModel, random));
+  const std::array<Index, 3> extents = {1, kTokens, kModel};
+  const std::vector<std::int32_t> offsets = {0, 100, 100, 257, kTokens};
+  const Layer::Options options = {.cu_seqlens = offsets};
+
+  const auto train = [&](Layer::Workspace& workspace, Layer::Gradients& gradients,
+                         cudaStream_t stream) {
+    layer.Forward({x.data(), extents}, workspace, options, {.stream = stream});
+    return layer.Backward({dy.data(), extents}, workspace, gradients, GradientMode::kOverwrite,
+                          {.stream = stream});
+  };
+  auto workspace = layer.MakeWorkspace(1, kTokens, options);
+  auto gradients = layer.MakeGradients(), replayed = layer.MakeGradients();
+  const auto values = [&](const ModelView<const bfloat16>& dx) {
+    return OnDevice::Values<bfloat16>(dx.data(), kTokens * kModel);
+  };
+  const auto parameters = [&](const Layer::Gradients& from) {
+    KlaParameters<float> host(layer.sizes());
+    from.Store(host);
+    return std::vector<float>(host.values().begin(), host.values().end());
+  };
+  const auto expected = values(train(workspace, gradients, nullptr));
+  ModelView<const bfloat16> dx;
+  Replay([&](cudaStream_t stream) { dx = train(workspace, replayed, stream); }, 2);
+  ExpectSame(values(dx), expected);
+  ExpectSame(parameters(replayed), parameters(gradients));
 }
 
 }  // namespace

@@ -3,17 +3,23 @@
 // (device_layer_test) and on a device (cuda_layer_device_test). Traits has
 //   Layer<Shape, StepSize, T, State>
 //   Copy(vector) -> an array with data() where the layer's arrays lie, and Values(array) -> vector
+//   kFactorRoundoff<T>, to which factors of products inside chunks are rounded besides
 #ifndef KLA_TESTS_LAYER_DEVICE_LAYER_SUITE_H_
 #define KLA_TESTS_LAYER_DEVICE_LAYER_SUITE_H_
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdint>
 #include <random>
 #include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "kla/layer/parameters.h"
+#include "layer/naive_gradients.h"
 #include "layer/naive_layer.h"
 #include "support/tolerance.h"
 
@@ -48,6 +54,17 @@ class DeviceLayerTest : public ::testing::Test {
     // [batch, tokens, D] from row `first` on.
     ModelView<const T> X(Index first, Index batch, Index tokens) const {
       return {device_x.data() + first * width(), {batch, tokens, width()}};
+    }
+    // A gradient of the results, of the shape of x and exact in T.
+    std::vector<double> RandomGradient(std::uint64_t seed) const {
+      std::mt19937_64 random(seed);
+      std::normal_distribution<double> normal;
+      std::vector<double> dy;
+      for (Index i = 0; i < rows * width(); ++i) {
+        dy.push_back(
+            static_cast<double>(static_cast<float>(T(static_cast<float>(normal(random))))));
+      }
+      return dy;
     }
     // What the equations say for the rows of x.
     std::vector<double> Expected(Index batch, const IndexList& cu_seqlens = {}) const {
@@ -206,6 +223,82 @@ class DeviceLayerTest : public ::testing::Test {
                            {all.end() - width, all.end()}, s.layer.sizes(), 103);
     }
   }
+
+  // Four arrays between kernels are rounded to T on the way to y, five on the way back. Both ways
+  // sum in float, with what a device makes of the factors of products inside chunks.
+  template <class T>
+  static void ExpectGradient(const std::string& name, const std::vector<double>& actual,
+                             const std::vector<double>& expected, const LayerSizes& sizes,
+                             Index tokens) {
+    const double rms = Rms(expected), rounded = kRoundoff<T> > kRoundoff<float> ? kRoundoff<T> : 0;
+    EXPECT_GT(rms, 0.01) << name;
+    ExpectClose(
+        name.c_str(), actual, expected,
+        2 * LayerTolerance<float>(sizes, tokens, rms) +
+            (9 * rounded + Traits::template kFactorRoundoff<T> * OperandGrowth(tokens)) * rms,
+        0);
+  }
+  template <class T>
+  static void ExpectGradients(const std::vector<double>& dx, const KlaParameters<float>& gradients,
+                              const std::vector<double>& expected_dx,
+                              const KlaParameters<double>& expected, Index tokens) {
+    ExpectGradient<T>("x", dx, expected_dx, expected.sizes(), tokens);
+    for (const auto& [name, shape, values] : expected.tensors()) {
+      const auto got = gradients.at(name).values;
+      ExpectGradient<T>(name, {got.begin(), got.end()}, {values.begin(), values.end()},
+                        expected.sizes(), tokens);
+    }
+  }
+  template <class Gradients>
+  static KlaParameters<float> OnHost(const Gradients& gradients) {
+    KlaParameters<float> host(gradients.sizes());
+    gradients.Store(host);
+    return host;
+  }
+
+  // Of `batch` sequences, or of packed ones.
+  template <class Shape, class StepSize, class T>
+  static void ExpectBackward(const KlaLayerConfig& config, Index batch, Index tokens,
+                             std::uint64_t seed, const IndexList& cu_seqlens = {}) {
+    const Setup<Shape, StepSize, T, float> s(config, batch * tokens, seed);
+    const ModelView<const double> x(s.exact_x.data(), {batch, tokens, s.width()});
+    std::mt19937_64 random(seed + 1);
+    std::normal_distribution<float> normal;
+    std::vector<T> dy;
+    for (std::size_t i = 0; i < s.x.size(); ++i) dy.push_back(T(normal(random)));
+    const std::vector<double> exact_dy = Doubles(dy);
+    const auto device_dy = Traits::Copy(dy);
+    const ModelView<const T> dy_view(device_dy.data(), x.extents());
+
+    auto workspace = s.layer.MakeWorkspace(batch, tokens, {.cu_seqlens = cu_seqlens});
+    auto gradients = s.layer.MakeGradients();
+    const auto y =
+        Read<T>(s.layer.Forward(s.X(0, batch, tokens), workspace, {.cu_seqlens = cu_seqlens}));
+    const auto dx = Read<T>(s.layer.Backward(dy_view, workspace, gradients));
+    const KlaParameters<float> once = OnHost(gradients);
+    const NaiveGradients expected = RunNaiveBackward<StepSize>(
+        config, s.host, x, ModelView<const double>(exact_dy.data(), x.extents()), cu_seqlens);
+    ExpectGradients<T>(dx, once, expected.dx, expected.parameters, batch * tokens);
+
+    // The same bits again, and twice the gradients where they are added.
+    s.layer.Backward(dy_view, workspace, gradients, GradientMode::kAccumulate);
+    const KlaParameters<float> twice = OnHost(gradients);
+    EXPECT_EQ(dx, Read<T>(s.layer.Backward(dy_view, workspace, gradients)));
+    const KlaParameters<float> again = OnHost(gradients);
+    for (std::size_t i = 0; i < once.values().size(); ++i) {
+      const float value = once.values()[i];
+      ASSERT_EQ(value, again.values()[i]) << i;
+      ASSERT_NEAR(2 * value, twice.values()[i], 1e-5 * (1 + std::abs(value))) << i;
+    }
+
+    // Without Backward: the same y, in less memory.
+    const auto inference = s.layer.MakeWorkspace(
+        batch, tokens, {.cu_seqlens = cu_seqlens, .keep_for_backward = false});
+    EXPECT_LT(inference.bytes(), workspace.bytes());
+    EXPECT_EQ(y, Read<T>(s.layer.Forward(s.X(0, batch, tokens), workspace,
+                                         {.cu_seqlens = cu_seqlens, .keep_for_backward = false})));
+    EXPECT_THROW(s.layer.Backward(dy_view, workspace, gradients), std::invalid_argument);
+  }
 };
 
 TYPED_TEST_SUITE_P(DeviceLayerTest);
@@ -225,6 +318,14 @@ TYPED_TEST_P(DeviceLayerTest, ForwardAndStepsMatchTheEquations) {
 
 TYPED_TEST_P(DeviceLayerTest, PackedSequencesMatchTheEquations) {
   this->template ExpectPacked<Shape<16, 32>, Kla, float>(DeviceLayerConfig(), 4);
+}
+
+TYPED_TEST_P(DeviceLayerTest, GradientsMatchTheEquations) {
+  this->template ExpectBackward<Shape<16, 32>, Kla, float>(DeviceLayerConfig(), 2, 70, 6);
+  this->template ExpectBackward<Shape<16, 32>, Kla, bfloat16>(DeviceLayerConfig(), 3, 33, 7);
+  const std::vector<std::int32_t> offsets = {0, 0, 1, 67, 67, 70, 103, 103};
+  this->template ExpectBackward<Shape<32, 16>, Gdn, float>(DeviceLayerConfig(HeadGrouping::kTiled),
+                                                           1, 103, 8, offsets);
 }
 
 TYPED_TEST_P(DeviceLayerTest, ParametersComeBackAndSeedsAgree) {
@@ -265,11 +366,40 @@ TYPED_TEST_P(DeviceLayerTest, BadArgumentsThrow) {
       {.model_dim = 40, .num_heads = 4});
   EXPECT_THROW(other.Step(x(1, 1, 40), state, x(1, 1, 40)), std::invalid_argument);
   EXPECT_THROW(layer.MakeState(1, 0), std::invalid_argument);
+
+  // Of Backward; the first call is right.
+  auto gradients = layer.MakeGradients(), others = other.MakeGradients();
+  auto room = layer.MakeWorkspace(1, 2);
+  const auto dy = x(1, 2, 40);
+  EXPECT_THROW(layer.Backward(dy, room, gradients), std::invalid_argument);
+  const auto y = layer.Forward(x(1, 2, 40), room);
+  layer.Backward(dy, room, gradients);
+  EXPECT_THROW(layer.Backward(x(1, 1, 40), room, gradients), std::invalid_argument);
+  EXPECT_THROW(layer.Backward(y, room, gradients), std::invalid_argument);
+  EXPECT_THROW(layer.Backward({nullptr, {1, 2, 40}}, room, gradients), std::invalid_argument);
+  EXPECT_THROW(layer.Backward(dy, room, others), std::invalid_argument);
+  EXPECT_THROW(layer.Backward(dy, room, layer.parameters()), std::invalid_argument);
+  EXPECT_THROW(other.Backward(dy, room, others), std::invalid_argument);
+  EXPECT_THROW(layer.Forward(y, room), std::invalid_argument);
+  typename decltype(layer)::Workspace misaligned(static_cast<unsigned char*>(room.data()) + 16,
+                                                 room.bytes());
+  EXPECT_THROW(layer.Forward(x(1, 1, 40), misaligned), std::invalid_argument);
+  auto moved = std::move(room);
+  EXPECT_THROW(layer.Backward(dy, room, gradients), std::invalid_argument);
+  layer.Backward(dy, moved, gradients);
+  layer.Forward(x(1, 2, 40), moved, {.keep_for_backward = false});
+  EXPECT_THROW(layer.Backward(dy, moved, gradients), std::invalid_argument);
+  // No tokens, no gradient.
+  layer.Forward({nullptr, {1, 0, 40}}, moved);
+  layer.Backward({nullptr, {1, 0, 40}}, moved, gradients);
+  KlaParameters<float> zeros(layer.sizes());
+  gradients.Store(zeros);
+  for (const float value : zeros.values()) ASSERT_EQ(value, 0.0f);
 }
 
 REGISTER_TYPED_TEST_SUITE_P(DeviceLayerTest, ForwardAndStepsMatchTheEquations,
-                            PackedSequencesMatchTheEquations, ParametersComeBackAndSeedsAgree,
-                            BadArgumentsThrow);
+                            PackedSequencesMatchTheEquations, GradientsMatchTheEquations,
+                            ParametersComeBackAndSeedsAgree, BadArgumentsThrow);
 
 }  // namespace kla::test
 

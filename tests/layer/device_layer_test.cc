@@ -3,9 +3,13 @@
 // loops for cuBLAS and Reference for the chunk kernels, which have suites of their own.
 #include "kla/layer/device_layer.h"
 
+#include <utility>
+#include <vector>
+
 #include "backend/cuda_decode_on_host.h"
 #include "kla/backend/cuda/row_product.h"
 #include "kla/backend/reference/reference.h"
+#include "kla/layer/kla_layer.h"
 #include "layer/device_layer_suite.h"
 #include "support/array.h"
 
@@ -19,17 +23,38 @@ struct PlainProducts {
     EXPECT_NE(memory.data(), nullptr);
     if (device::MultiplyRow(a, b, c, device::HostLauncher(executor, /*multiprocessors=*/2)))
       return true;
+    Fill(c, a.columns, false, [&](Index i, Index j, Index d) { return Product(a, i, d, b, j, d); });
+    return false;
+  }
+  template <class A, class C, class Memory>
+  void MultiplyAsIs(const A& a, const A& b, const C& c, const Memory& memory, const Serial&) const {
+    EXPECT_NE(memory.data(), nullptr);
+    Fill(c, a.columns, false, [&](Index i, Index j, Index d) { return Product(a, i, d, b, d, j); });
+  }
+  template <class A, class C, class Memory>
+  void MultiplyTransposed(const A& a, const A& b, const C& c, bool accumulate, const Memory& memory,
+                          const Serial&) const {
+    EXPECT_NE(memory.data(), nullptr);
+    Fill(c, a.rows, accumulate,
+         [&](Index i, Index j, Index d) { return Product(a, d, i, b, d, j); });
+  }
+
+ private:
+  template <class A>
+  static float Product(const A& a, Index i, Index j, const A& b, Index k, Index l) {
+    return static_cast<float>(a.data[i * a.stride + j]) *
+           static_cast<float>(b.data[k * b.stride + l]);
+  }
+  template <class C, class F>
+  static void Fill(const C& c, Index depth, bool accumulate, const F& product) {
     for (Index i = 0; i < c.rows; ++i) {
       for (Index j = 0; j < c.columns; ++j) {
-        float sum = 0;
-        for (Index d = 0; d < a.columns; ++d) {
-          sum += static_cast<float>(a.data[i * a.stride + d]) *
-                 static_cast<float>(b.data[j * b.stride + d]);
-        }
-        c.data[i * c.stride + j] = static_cast<std::remove_pointer_t<decltype(c.data)>>(sum);
+        auto& to = c.data[i * c.stride + j];
+        float sum = accumulate ? static_cast<float>(to) : 0.0f;
+        for (Index d = 0; d < depth; ++d) sum += product(i, j, d);
+        to = static_cast<std::remove_reference_t<decltype(to)>>(sum);
       }
     }
-    return false;
   }
 };
 
@@ -55,8 +80,18 @@ struct LayerHostPlatform : HostPlatform {
   template <class Shape, class StepSize, class T, class State>
   static void RunChunkForward(const ChunkForwardArgs<T, State>& args, void* memory,
                               std::size_t bytes, const Executor&) {
-    ASSERT_TRUE(memory != nullptr && bytes == 1);
+    ASSERT_TRUE(memory != nullptr && bytes >= 1);
     ChunkForward<Reference, Shape, StepSize>(args);
+  }
+  template <class Shape, class StepSize, class T, class State>
+  static std::size_t ChunkBackwardBytes(const ChunkBackwardArgs<T, State>&) {
+    return 2;
+  }
+  template <class Shape, class StepSize, class T, class State>
+  static void RunChunkBackward(const ChunkBackwardArgs<T, State>& args, void* memory,
+                               std::size_t bytes, const Executor&) {
+    ASSERT_TRUE(memory != nullptr && bytes == 2);
+    ChunkBackward<Reference, Shape, StepSize>(args);
   }
 
  private:
@@ -64,6 +99,8 @@ struct LayerHostPlatform : HostPlatform {
 };
 
 struct OnHost {
+  template <class T>
+  static constexpr double kFactorRoundoff = 0;
   template <class Shape, class StepSize, class T, class State>
   using Layer = device::DeviceLayer<LayerHostPlatform, Shape, StepSize, T, State>;
   template <class T>
@@ -77,6 +114,52 @@ struct OnHost {
 };
 
 INSTANTIATE_TYPED_TEST_SUITE_P(OnHost, DeviceLayerTest, OnHost);
+
+class DeviceLayerOnHostTest : public DeviceLayerTest<OnHost> {};
+
+TEST_F(DeviceLayerOnHostTest, EveryStepSizeAndTypeHasGradients) {
+  using Head = Shape<16, 16>;
+  const KlaLayerConfig config = {.model_dim = 24, .num_heads = 1, .num_value_heads = 2};
+  ExpectBackward<Head, RelaxedKaczmarz, float>(config, 1, 40, 10);
+  ExpectBackward<Head, Longhorn, float>(config, 1, 40, 11);
+  ExpectBackward<Head, Gdn, bfloat16>(config, 1, 40, 12);
+  ExpectBackward<Head, Kla, float16>(config, 1, 40, 13);
+}
+
+// Sequences that continue from states, and parts of more than the least number of rows.
+TEST_F(DeviceLayerOnHostTest, ContinuedSequencesMatchTheLayerOnACpu) {
+  using Head = Shape<16, 16>;
+  constexpr Index kModel = 8, kBefore = 9, kRows = 4500;
+  static_assert(kRows > device::RowParts::kLeastRows * device::RowParts::kMostParts);
+  const KlaLayerConfig config = {.model_dim = kModel, .num_heads = 1, .num_value_heads = 2};
+  const Setup<Head, Kla, float, float> s(config, 4 * kBefore + kRows, 14);
+  KlaLayer<Reference, Head, Kla, double> cpu(config);
+  std::copy(s.host.values().begin(), s.host.values().end(), cpu.parameters().values().begin());
+  const std::vector<std::int64_t> offsets = {0, 0, 1, 40, 4399, kRows}, slots = {1, 2, -1, 0, 3};
+  std::mt19937_64 random(15);
+  std::normal_distribution<float> normal;
+  std::vector<float> dy(kRows * kModel);
+  for (float& value : dy) value = normal(random);
+  const std::vector<double> exact_dy = Doubles(dy);
+
+  const auto run = [&](const auto& layer, const auto* x, const auto* given, auto gradients) {
+    using T = std::remove_cvref_t<decltype(*x)>;
+    auto state = layer.MakeState(4);
+    auto before = layer.MakeWorkspace(4, kBefore, {.final_state = &state});
+    layer.Forward({x, {4, kBefore, kModel}}, before, {.final_state = &state});
+    const typename std::remove_cvref_t<decltype(layer)>::Options options = {
+        .cu_seqlens = offsets, .initial_state = &state, .final_state = &state, .slots = slots};
+    auto workspace = layer.MakeWorkspace(1, kRows, options);
+    layer.Forward({x + 4 * kBefore * kModel, {1, kRows, kModel}}, workspace, options);
+    const auto dx =
+        layer.Backward(ModelView<const T>(given, {1, kRows, kModel}), workspace, gradients);
+    return std::pair(std::vector<T>(dx.data(), dx.data() + kRows * kModel), std::move(gradients));
+  };
+  const auto [dx, gradients] = run(s.layer, s.x.data(), dy.data(), s.layer.MakeGradients());
+  const auto [expected_dx, expected] =
+      run(cpu, s.exact_x.data(), exact_dy.data(), cpu.MakeGradients());
+  ExpectGradients<float>(Doubles(dx), OnHost(gradients), expected_dx, expected, kRows);
+}
 
 // Depths that are and are not whole rounds of all lanes; one warp a column, and several.
 template <class T>

@@ -153,13 +153,14 @@ struct TokenGatesBody {
   }
 };
 
-// o <- o (mean(o^2) + eps)^(-1/2) w SiLU(u) for every token and value head, a warp each.
+// z = o (mean(o^2) + eps)^(-1/2) w SiLU(u) for every token and value head, a warp each. z may be o.
 template <class T>
 struct GatedNormBody {
   static constexpr int kThreads = 128, kBlocksPerSm = 8, kWarps = kThreads / 32;
   struct Shared {};
 
-  T* o;        // [rows, HV V]
+  const T* o;  // [rows, HV V]
+  T* z;        // [rows, HV V]
   const T* u;  // [rows, HV V], rows of u_stride
   Index u_stride, rows, heads, value_dim;
   const float* weight;  // [V]
@@ -191,7 +192,7 @@ struct GatedNormBody {
       for (Index j = thread % 32; j < value_dim; j += 32) {
         const auto gated = static_cast<float>(gate[j]);
         const Index at = i * value_dim + j;
-        o[at] = static_cast<T>(static_cast<float>(o[at]) * r * weight[j] * gated * Sigmoid(gated));
+        z[at] = static_cast<T>(static_cast<float>(o[at]) * r * weight[j] * gated * Sigmoid(gated));
       }
     });
   }

@@ -15,23 +15,28 @@
 namespace kla::device {
 
 // The tensors of KlaParameters, weights of linear maps as T, the rest as float. Zero until Load.
+// With T = float also their gradients.
 template <class Platform, class T>
 class DeviceParameters {
  public:
   using Executor = typename Platform::Executor;
 
-  explicit DeviceParameters(const LayerSizes& sizes)
+  explicit DeviceParameters(const LayerSizes& sizes, const Executor& executor = {})
       : sizes_(sizes),
         output_(RoundUp(sizes.projected_width() * sizes.model_dim)),
         linear_(output_ + sizes.model_dim * sizes.value_width()),
         a_log_(kConvWidth * sizes.conv_channels()),
         small_(a_log_ + 3 * sizes.value_heads + sizes.value_dim) {
-    linear_.Zero(0, linear_.size(), Platform::Queue({}));
-    small_.Zero(0, small_.size(), Platform::Queue({}));
+    SetZero(executor);
   }
 
   const LayerSizes& sizes() const { return sizes_; }
   Index size_bytes() const { return static_cast<Index>(linear_.Bytes() + small_.Bytes()); }
+
+  void SetZero(const Executor& executor = {}) {
+    linear_.Zero(0, linear_.size(), Platform::Queue(executor));
+    small_.Zero(0, small_.size(), Platform::Queue(executor));
+  }
 
   // From and to the parameters of a layer of the same sizes in host memory, in whatever type they
   // have there: rounded to nearest. Both wait for the copies.
@@ -58,7 +63,8 @@ class DeviceParameters {
     });
   }
 
-  // Device pointers; shapes as in KlaParameters.
+  // Device pointers; shapes as in KlaParameters. Everything but the weights of linear maps lies
+  // together, conv_weight first, in this order.
   T* input_weight() const { return linear_.data(); }             // [projected_width, D]
   T* output_weight() const { return linear_.data() + output_; }  // [D, HV V]
   float* conv_weight() const { return small_.data(); }           // [conv_channels, 4]

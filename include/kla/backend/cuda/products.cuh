@@ -28,37 +28,60 @@ class CudaProducts {
   CudaProducts(const CudaProducts&) = delete;
   CudaProducts& operator=(const CudaProducts&) = delete;
 
-  // c [m, n] = a b^T, a [m, k], b [n, k], row-major, sums in float. Queued; `memory` is what cuBLAS
-  // may use until the stream has passed the product.
-  // A matrix is a MatrixRef (layer/panels.h). True if this was the kernel for one row, which does
-  // not keep a kernel behind it from overlapping, and may itself overlap the one ahead of it.
+  // Matrices are row-major MatrixRefs (layer/panels.h); sums are in float. Products are queued;
+  // `memory` is what cuBLAS may use until the stream has passed the product.
+
+  // c [m, n] = a b^T, a [m, k], b [n, k]. True if this was the kernel for one row, which does not
+  // keep a kernel behind it from overlapping, and may itself overlap the one ahead of it.
   template <class A, class C, class Memory>
   bool Multiply(const A& a, const A& b, const C& c, const Memory& memory,
                 const CudaExecutor& executor, bool overlaps = false) const {
     if (c.rows == 0 || c.columns == 0) return false;
-    using T = std::remove_pointer_t<decltype(c.data)>;
-    constexpr cudaDataType_t kType = std::is_same_v<T, float>      ? CUDA_R_32F
-                                     : std::is_same_v<T, bfloat16> ? CUDA_R_16BF
-                                                                   : CUDA_R_16F;
     if (overlaps ? device::MultiplyRow(a, b, c, device::OverlappingLauncher(executor.stream))
                  : device::MultiplyRow(a, b, c, device::DeviceLauncher(executor.stream))) {
       return true;
     }
-    const float one = 1, zero = 0;
+    Queue(a, CUBLAS_OP_N, b, CUBLAS_OP_T, a.columns, c, 0.0f, memory, executor);
+    return false;
+  }
+  // c [m, n] = a b, a [m, k], b [k, n].
+  template <class A, class C, class Memory>
+  void MultiplyAsIs(const A& a, const A& b, const C& c, const Memory& memory,
+                    const CudaExecutor& executor) const {
+    Queue(a, CUBLAS_OP_N, b, CUBLAS_OP_N, a.columns, c, 0.0f, memory, executor);
+  }
+  // c [m, n] = a^T b, or c += a^T b; a [k, m], b [k, n]. c may be float where a and b are not.
+  template <class A, class C, class Memory>
+  void MultiplyTransposed(const A& a, const A& b, const C& c, bool accumulate, const Memory& memory,
+                          const CudaExecutor& executor) const {
+    Queue(a, CUBLAS_OP_T, b, CUBLAS_OP_N, a.rows, c, accumulate ? 1.0f : 0.0f, memory, executor);
+  }
+
+ private:
+  // c = a' b' + keep c of depth k, where a' is a or a^T.
+  template <class A, class C, class Memory>
+  void Queue(const A& a, cublasOperation_t a_operation, const A& b, cublasOperation_t b_operation,
+             Index depth, const C& c, float keep, const Memory& memory,
+             const CudaExecutor& executor) const {
+    if (c.rows == 0 || c.columns == 0) return;
+    const float one = 1;
     const std::lock_guard<std::mutex> lock(mutex_);
     Check(cublasSetStream(handle_, executor.stream), "cublasSetStream");
     Check(cublasSetWorkspace(handle_, memory.data(), static_cast<std::size_t>(memory.size())),
           "cublasSetWorkspace");
-    // cuBLAS counts matrices by columns: c^T [n, m] = (b^T)^T a^T.
-    Check(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, Size(c.columns), Size(c.rows),
-                       Size(a.columns), &one, b.data, kType, Size(b.stride), a.data, kType,
-                       Size(a.stride), &zero, c.data, kType, Size(c.stride), CUBLAS_COMPUTE_32F,
+    // cuBLAS counts matrices by columns: c^T = b'^T a'^T, and what it reads is b^T and a^T.
+    Check(cublasGemmEx(handle_, b_operation, a_operation, Size(c.columns), Size(c.rows),
+                       Size(depth), &one, b.data, kTypeOf<decltype(b.data)>, Size(b.stride), a.data,
+                       kTypeOf<decltype(a.data)>, Size(a.stride), &keep, c.data,
+                       kTypeOf<decltype(c.data)>, Size(c.stride), CUBLAS_COMPUTE_32F,
                        CUBLAS_GEMM_DEFAULT),
           "cublasGemmEx");
-    return false;
   }
 
- private:
+  template <class Pointer, class T = std::remove_const_t<std::remove_pointer_t<Pointer>>>
+  static constexpr cudaDataType_t kTypeOf = std::is_same_v<T, float>      ? CUDA_R_32F
+                                            : std::is_same_v<T, bfloat16> ? CUDA_R_16BF
+                                                                          : CUDA_R_16F;
   static int Size(Index size) {
     KLA_CHECK(size <= std::numeric_limits<int>::max(), "KlaLayer", "x",
               "fewer than 2^31 rows and columns", std::to_string(size));
