@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // KlaLayer on a device, projections included: one token of each sequence (Step), as the calls of a
-// program and as a replayed graph, and a prefill (Forward). Parts are timed in the same run, and
-// the floor beside them is the time to read the weights once at the bandwidth of a copy; 28 MB of
-// weights fit in the L2 cache of an H200, so that a replayed Step may be faster.
+// program and as a replayed graph; a prefill (Forward); and a step of training (Forward and
+// Backward). Parts are timed in the same run. The floor beside a Step is the time to read the
+// weights once at the bandwidth of a copy; 28 MB of weights fit in the L2 cache of an H200, so that
+// a replayed Step may be faster. The others' is that of their matrix products at the rate of a
+// large one.
 //   KlaLayer::Step/Cuda/bf16/D1536/K96/V192/heads:12/batch:1
 #include <chrono>
 #include <cstdio>
 #include <random>
 #include <string>
+#include <utility>
 
+#if !defined(KLA_BENCH_CUBLAS)
+#define KLA_BENCH_CUBLAS
+#endif
 #include "cuda_timing.cuh"
 #include "kla/layer/cuda_layer.cuh"
 
@@ -86,18 +92,62 @@ void BenchProducts(const Timer& timer, const Layer& layer, double bandwidth, Ind
   bench("OutputProduct", kModel, s.value_width(), layer.parameters().output_weight());
 }
 
+std::string TokensName(const char* operation, Index batch, Index tokens) {
+  return Name(operation, "tokens:" + std::to_string(batch) + "x" + std::to_string(tokens));
+}
+
+// Microseconds of the layer's products for so many rows at `rate`, Backward having two for each of
+// Forward's.
 template <class Layer>
-void BenchForward(const Timer& timer, const Layer& layer, Index batch, Index tokens) {
-  auto workspace = layer.MakeWorkspace(batch, tokens);
+double ProductFloor(const Layer& layer, Index rows, double rate) {
+  const LayerSizes& s = layer.sizes();
+  return 2e6 * double(rows) * double(kModel * (s.projected_width() + s.value_width())) / rate;
+}
+
+// A prefill, of which nothing is kept.
+template <class Layer>
+void BenchForward(const Timer& timer, const Layer& layer, double rate, Index batch, Index tokens) {
+  const typename Layer::Options options = {.keep_for_backward = false};
+  auto workspace = layer.MakeWorkspace(batch, tokens, options);
   const auto x = RandomArray<T>(batch * tokens * kModel, 0, 1, 3);
   const double us = timer.Cold(
       [&](cudaStream_t stream) {
-        layer.Forward(ModelView<const T>(x.data(), {batch, tokens, kModel}), workspace, {},
+        layer.Forward(ModelView<const T>(x.data(), {batch, tokens, kModel}), workspace, options,
                       {.stream = stream});
       },
       9);
-  Print(Name("KlaLayer::Forward", "tokens:" + std::to_string(batch) + "x" + std::to_string(tokens)),
-        "cold", us, 0);
+  Print(TokensName("KlaLayer::Forward", batch, tokens), "cold", us,
+        ProductFloor(layer, batch * tokens, rate));
+}
+
+// Forward and Backward, and the latter alone.
+template <class Layer>
+void BenchTraining(const Timer& timer, const Layer& layer, double rate, Index batch, Index tokens) {
+  auto workspace = layer.MakeWorkspace(batch, tokens);
+  auto gradients = layer.MakeGradients();
+  const Index rows = batch * tokens;
+  const auto x = RandomArray<T>(rows * kModel, 0, 1, 3),
+             dy = RandomArray<T>(rows * kModel, 0, 1, 4);
+  const auto forward = [&](cudaStream_t stream) {
+    layer.Forward(ModelView<const T>(x.data(), {batch, tokens, kModel}), workspace, {},
+                  {.stream = stream});
+  };
+  const auto backward = [&](cudaStream_t stream) {
+    layer.Backward(ModelView<const T>(dy.data(), {batch, tokens, kModel}), workspace, gradients,
+                   GradientMode::kOverwrite, {.stream = stream});
+  };
+  const double floor = ProductFloor(layer, rows, rate);
+  const double us = timer.Cold(
+      [&](cudaStream_t stream) {
+        forward(stream);
+        backward(stream);
+      },
+      9);
+  Print(TokensName("KlaLayer::Train", batch, tokens), "cold", us, 3 * floor);
+  std::printf("%-66s        %9.2f M tokens/s, workspace %.2f GB\n", "", double(rows) / us,
+              1e-9 * double(workspace.bytes()));
+  Print(TokensName("KlaLayer::Backward", batch, tokens), "cold", timer.Cold(backward, 9),
+        2 * floor);
 }
 
 void Main() {
@@ -110,9 +160,12 @@ void Main() {
     BenchStep(timer, layer, bandwidth, batch);
     BenchProducts(timer, layer, bandwidth, batch);
   }
-  BenchForward(timer, layer, 1, 4096);
-  BenchForward(timer, layer, 1, 32768);
-  BenchForward(timer, layer, 8, 4096);
+  const double rate = MatrixRate(timer);
+  using Sizes = std::pair<Index, Index>;
+  for (const auto& [batch, tokens] : {Sizes{1, 4096}, Sizes{1, 32768}, Sizes{8, 4096}}) {
+    BenchForward(timer, layer, rate, batch, tokens);
+    BenchTraining(timer, layer, rate, batch, tokens);
+  }
 }
 
 }  // namespace

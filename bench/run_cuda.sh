@@ -85,7 +85,7 @@ echo
 echo "kla on $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1):" \
      "built in $build_time s, ran in $bench_time s, $SECONDS s in all"
 grep -h '^Ceiling' "$build_dir/bench_cuda.log" || true
-grep -hE '^((DecodeStep|LayerStep|KlaLayer.*)/Cuda.*bf16.*batch:(1|256)|KlaLayer::Forward.*) ' "${logs[@]}" || true
+grep -hE '^((DecodeStep|LayerStep|KlaLayer.*)/Cuda.*bf16.*batch:(1|256)|KlaLayer::(Forward|Train|Backward).*) ' "${logs[@]}" || true
 cut -c1-96 "$build_dir/bench_cuda_chunk.log" | grep '^Chunk' || true
 if [ -z "$fla" ]; then
   cat "$build_dir/accuracy.log"

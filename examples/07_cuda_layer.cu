@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same layer code on the host and on a GPU: the backend is a tag, and the only other thing that
-// changes is where the arrays lie. A layer reads a prompt and then decodes token by token, its
-// output being its next input. Exit status 0 if both give the same numbers, and if there is no GPU
-// to try it on.
+// changes is where the arrays lie. A layer computes its gradients on a sequence, as a step of
+// training does; then it reads the sequence as a prompt and decodes token by token, its output
+// being its next input. Exit status 0 if both give the same numbers, and if there is no GPU to try
+// it on.
 #define EIGEN_NO_CUDA  // of Eigen, nothing runs on the device here
 #include <kla/backend/reference/reference.h>
 #include <kla/layer/kla_layer.h>
@@ -19,19 +20,49 @@ using kla::Index;
 using Head = kla::Shape<96, 192>;
 constexpr Index kModel = 512, kHeads = 4, kPrompt = 100, kTokens = 20;
 
-// The output for the prompt's last token, and the last token decoded. Identical for every backend.
 template <class Backend>
-std::vector<float> PrefillAndDecode(const std::vector<float>& prompt) {
+kla::KlaLayer<Backend, Head> MakeLayer() {
   kla::KlaLayer<Backend, Head> layer({.model_dim = kModel, .num_heads = kHeads});
   std::mt19937_64 random(1);
   layer.Initialize(random);  // the same numbers everywhere
+  return layer;
+}
+
+// Gradients of all parameters, in host memory.
+std::vector<float> Values(const kla::KlaParameters<float>& host) {
+  return {host.values().begin(), host.values().end()};
+}
+template <class OnDevice>
+std::vector<float> Values(const OnDevice& gradients) {
+  kla::KlaParameters<float> host(gradients.sizes());
+  gradients.Store(host);
+  return Values(host);
+}
+
+// Of the sum of y dy, where y is the layer's output for x.
+template <class Backend>
+std::vector<float> Gradients(const std::vector<float>& x, const std::vector<float>& dy) {
+  const auto layer = MakeLayer<Backend>();
+  Memory<Backend> input(x), given(dy);
+  auto workspace = layer.MakeWorkspace(1, kPrompt);
+  auto gradients = layer.MakeGradients();
+  layer.Forward({input.data(), {1, kPrompt, kModel}}, workspace);
+  layer.Backward({given.data(), {1, kPrompt, kModel}}, workspace, gradients);
+  return Values(gradients);
+}
+
+// The output for the prompt's last token, and the last token decoded.
+template <class Backend>
+std::vector<float> PrefillAndDecode(const std::vector<float>& prompt) {
+  const auto layer = MakeLayer<Backend>();
   auto state = layer.MakeState(/*slots=*/1);
 
   Memory<Backend> x(prompt);
-  auto workspace = layer.MakeWorkspace(1, kPrompt, {.final_state = &state});
+  const kla::ForwardOptions<decltype(state)> options = {.final_state = &state,
+                                                        .keep_for_backward = false};
+  auto workspace = layer.MakeWorkspace(1, kPrompt, options);
   const kla::ModelView<const float> y =
-      layer.Forward({x.data(), {1, kPrompt, kModel}}, workspace,
-                    {.final_state = &state, .keep_for_backward = false});
+      layer.Forward({x.data(), {1, kPrompt, kModel}}, workspace, options);
   std::vector<float> results(kModel);
   Memory<Backend>::ToHost(y.Row(0, kPrompt - 1), results);
 
@@ -44,6 +75,13 @@ std::vector<float> PrefillAndDecode(const std::vector<float>& prompt) {
   return results;
 }
 
+std::vector<float> RandomSequence(std::mt19937_64& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(kPrompt * kModel));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
 int main() {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -52,16 +90,16 @@ int main() {
   }
   try {
     std::mt19937_64 random(2);
-    std::normal_distribution<float> normal;
-    std::vector<float> prompt(static_cast<std::size_t>(kPrompt * kModel));
-    for (float& value : prompt) value = normal(random);
-
-    const std::vector<float> host = PrefillAndDecode<kla::Reference>(prompt);
-    const std::vector<float> device = PrefillAndDecode<kla::Cuda>(prompt);
-    const double difference = RelativeDifference(host, device);
-    std::printf("%d tokens read and %d decoded, host against device: relative difference %.1e\n",
-                static_cast<int>(kPrompt), static_cast<int>(kTokens), difference);
-    return difference < 1e-3 ? 0 : 1;
+    const std::vector<float> prompt = RandomSequence(random), dy = RandomSequence(random);
+    const double trained =
+        RelativeDifference(Gradients<kla::Reference>(prompt, dy), Gradients<kla::Cuda>(prompt, dy));
+    const double decoded = RelativeDifference(PrefillAndDecode<kla::Reference>(prompt),
+                                              PrefillAndDecode<kla::Cuda>(prompt));
+    std::printf(
+        "host against device, relative differences: gradients %.1e; %d tokens read and %d "
+        "decoded %.1e\n",
+        trained, static_cast<int>(kPrompt), static_cast<int>(kTokens), decoded);
+    return trained < 1e-3 && decoded < 1e-3 ? 0 : 1;
   } catch (const std::exception& failure) {
     std::fprintf(stderr, "%s\n", failure.what());
     return 1;

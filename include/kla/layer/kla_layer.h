@@ -60,6 +60,7 @@ class KlaLayer {
 
  public:
   using Parameters = KlaParameters<T>;
+  using Gradients = Parameters;
   using Workspace = LayerWorkspace<T>;
   using State = LayerState<Backend, Shape, T, StateElement>;
   using Options = ForwardOptions<State>;
@@ -74,7 +75,7 @@ class KlaLayer {
   const Parameters& parameters() const { return parameters_; }
 
   void Initialize(std::mt19937_64& random) { parameters_.Initialize(random); }
-  Parameters MakeGradients() const { return Parameters(sizes()); }  // zero
+  Gradients MakeGradients() const { return Gradients(sizes()); }  // zero
   State MakeState(Index slots) const { return State(sizes(), slots); }
   // For a Forward of x [batch, tokens, D] with these options, as on other backends; this workspace
   // grows when it must, and Workspace() does as well.
@@ -119,7 +120,7 @@ class KlaLayer {
   // parameters.
   template <Executor Exec = Serial>
   ModelView<const T> Backward(const ModelView<const T>& dy, Workspace& workspace,
-                              Parameters& gradients, GradientMode mode = GradientMode::kOverwrite,
+                              Gradients& gradients, GradientMode mode = GradientMode::kOverwrite,
                               const Exec& executor = {}) const {
     auto& buffers = workspace.buffers_;
     const internal::LayerCheck<Backend, Shape> check("KlaLayer::Backward", sizes());
