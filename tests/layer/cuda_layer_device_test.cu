@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <random>
-#include <type_traits>
 #include <vector>
 
 #include "kla/layer/cuda_layer.cuh"
@@ -25,9 +24,6 @@ struct DeviceArray {
 };
 
 struct OnDevice {
-  // Terms of 16 bits: two for float, one for 16 bits.
-  template <class T>
-  static constexpr double kFactorRoundoff = std::is_same_v<T, float> ? 0x1p-17 : kRoundoff<T>;
   template <class Shape, class StepSize, class T, class State>
   using Layer = KlaLayer<Cuda, Shape, StepSize, T, State>;
   template <class T>

@@ -3,7 +3,6 @@
 // (device_layer_test) and on a device (cuda_layer_device_test). Traits has
 //   Layer<Shape, StepSize, T, State>
 //   Copy(vector) -> an array with data() where the layer's arrays lie, and Values(array) -> vector
-//   kFactorRoundoff<T>, to which factors of products inside chunks are rounded besides
 #ifndef KLA_TESTS_LAYER_DEVICE_LAYER_SUITE_H_
 #define KLA_TESTS_LAYER_DEVICE_LAYER_SUITE_H_
 
@@ -224,18 +223,17 @@ class DeviceLayerTest : public ::testing::Test {
   }
 
   // Four arrays between kernels are rounded to T on the way to y, five on the way back. Both ways
-  // sum in float, with what a device makes of the factors of products inside chunks.
+  // sum in float; the factors of products inside chunks have two terms of 16 bits for float, else
+  // one.
   template <class T>
   static void ExpectGradient(const std::string& name, const std::vector<double>& actual,
                              const std::vector<double>& expected, const LayerSizes& sizes,
                              Index tokens) {
-    const double rms = Rms(expected), rounded = kRoundoff<T> > kRoundoff<float> ? kRoundoff<T> : 0;
+    const double rms = Rms(expected), rounded = kIsHalfWidth<T> ? 9 * kRoundoff<T> : 0;
+    const double factors = (kIsHalfWidth<T> ? kRoundoff<T> : 0x1p-17) * OperandGrowth(tokens);
     EXPECT_GT(rms, 0.01) << name;
-    ExpectClose(
-        name.c_str(), actual, expected,
-        2 * LayerTolerance<float>(sizes, tokens, rms) +
-            (9 * rounded + Traits::template kFactorRoundoff<T> * OperandGrowth(tokens)) * rms,
-        0);
+    ExpectClose(name.c_str(), actual, expected,
+                2 * LayerTolerance<float>(sizes, tokens, rms) + (rounded + factors) * rms, 0);
   }
   template <class T>
   static void ExpectGradients(const std::vector<double>& dx, const KlaParameters<float>& gradients,

@@ -1,17 +1,62 @@
 // SPDX-License-Identifier: Apache-2.0
 // KlaLayer of the backend Cuda on this processor: the same host code and kernel bodies, with plain
-// loops for cuBLAS and Reference for the chunk kernels, which have suites of their own.
+// loops for cuBLAS.
 #include "kla/layer/device_layer.h"
 
 #include <utility>
 #include <vector>
 
 #include "backend/cuda_decode_on_host.h"
+#include "backend/cuda_on_host.h"
 #include "kla/backend/cuda/row_product.h"
 #include "kla/backend/reference/reference.h"
 #include "kla/layer/kla_layer.h"
 #include "layer/device_layer_suite.h"
 #include "support/array.h"
+
+namespace kla::test {
+namespace {
+
+// ChunkForward and ChunkBackward of Cuda in the memory that the layer gives them.
+struct ChunksOfLayer {
+  static constexpr std::string_view kName = "ChunksOfLayer";
+  using Launcher = BlocksOnHost<Serial, device::kSharedOf90>;
+  template <class StepSize, class T, class State, class Shape>
+  using Config =
+      device::ChunkConfig<StepSize, T, State, Shape, std::is_same_v<T, float> ? 2 : 1>;  // as Cuda
+
+  struct Executor : Serial {
+    void* memory;
+    std::size_t bytes;
+  };
+  static constexpr Serial kSerial = {};
+  static Launcher MakeLauncher() { return {kSerial, /*segments=*/1}; }
+};
+
+}  // namespace
+}  // namespace kla::test
+
+namespace kla {
+
+template <class StepSize, class T, class State, class Shape>
+struct Kernel<ChunkForwardOp<StepSize, T, State>, test::ChunksOfLayer, Shape> {
+  static void Run(const ChunkForwardArgs<T, State>& args,
+                  const test::ChunksOfLayer::Executor& executor) {
+    device::RunChunkForward<test::ChunksOfLayer::Config<StepSize, T, State, Shape>>(
+        args, test::ChunksOfLayer::MakeLauncher(), executor.memory, executor.bytes);
+  }
+};
+
+template <class StepSize, class T, class State, class Shape>
+struct Kernel<ChunkBackwardOp<StepSize, T, State>, test::ChunksOfLayer, Shape> {
+  static void Run(const ChunkBackwardArgs<T, State>& args,
+                  const test::ChunksOfLayer::Executor& executor) {
+    device::RunChunkBackward<test::ChunksOfLayer::Config<StepSize, T, State, Shape>>(
+        args, test::ChunksOfLayer::MakeLauncher(), executor.memory, executor.bytes);
+  }
+};
+
+}  // namespace kla
 
 namespace kla::test {
 namespace {
@@ -74,24 +119,25 @@ struct LayerHostPlatform : HostPlatform {
     std::fill_n(data, count, T(0.0f));
   }
   template <class Shape, class StepSize, class T, class State>
-  static std::size_t ChunkForwardBytes(const ChunkForwardArgs<T, State>&) {
-    return 1;
+  static std::size_t ChunkForwardBytes(const ChunkForwardArgs<T, State>& args) {
+    using Config = ChunksOfLayer::Config<StepSize, T, State, Shape>;
+    return device::ForwardBytes<Config>(args, ChunksOfLayer::MakeLauncher().card());
   }
   template <class Shape, class StepSize, class T, class State>
   static void RunChunkForward(const ChunkForwardArgs<T, State>& args, void* memory,
                               std::size_t bytes, const Executor&) {
-    ASSERT_TRUE(memory != nullptr && bytes >= 1);
-    ChunkForward<Reference, Shape, StepSize>(args);
+    ChunkForward<ChunksOfLayer, Shape, StepSize>(args, ChunksOfLayer::Executor{{}, memory, bytes});
   }
   template <class Shape, class StepSize, class T, class State>
-  static std::size_t ChunkBackwardBytes(const ChunkBackwardArgs<T, State>&) {
-    return 2;
+  static std::size_t ChunkBackwardBytes(const ChunkBackwardArgs<T, State>& args) {
+    using Config = ChunksOfLayer::Config<StepSize, T, State, Shape>;
+    return device::BackwardBytes<Config, ChunksOfLayer::Launcher::Limits>(
+        args, ChunksOfLayer::MakeLauncher().card());
   }
   template <class Shape, class StepSize, class T, class State>
   static void RunChunkBackward(const ChunkBackwardArgs<T, State>& args, void* memory,
                                std::size_t bytes, const Executor&) {
-    ASSERT_TRUE(memory != nullptr && bytes == 2);
-    ChunkBackward<Reference, Shape, StepSize>(args);
+    ChunkBackward<ChunksOfLayer, Shape, StepSize>(args, ChunksOfLayer::Executor{{}, memory, bytes});
   }
 
  private:
@@ -99,8 +145,6 @@ struct LayerHostPlatform : HostPlatform {
 };
 
 struct OnHost {
-  template <class T>
-  static constexpr double kFactorRoundoff = 0;
   template <class Shape, class StepSize, class T, class State>
   using Layer = device::DeviceLayer<LayerHostPlatform, Shape, StepSize, T, State>;
   template <class T>

@@ -112,14 +112,13 @@ class DeviceArrays {
     z = o;
     if (call.keeps) TakeBackward(carver);
     // The chunk operations follow one another, so they share their memory.
-    const Index before = static_cast<Index>(carver.used());
     chunk_bytes = Platform::template ChunkForwardBytes<Shape, StepSize>(ForwardArgs());
     if (call.keeps) {
       chunk_bytes = std::max(
           chunk_bytes, Platform::template ChunkBackwardBytes<Shape, StepSize>(BackwardArgs()));
     }
     chunk = carver.template Take<unsigned char>(static_cast<Index>(chunk_bytes));
-    bytes = static_cast<std::size_t>(before) + (chunk_bytes + 1023) / 1024 * 1024;
+    bytes = carver.used();
   }
 
   ChunkForwardArgs<T, float> ForwardArgs() const {
