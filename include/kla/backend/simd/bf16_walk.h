@@ -120,7 +120,7 @@ struct DotKernel {
         : layout_(layout), state_(state) {
       PairState(layout, state, scratch_.state);
     }
-    Index FetchCalls() const { return kla::HWY_NAMESPACE::FetchCalls(layout_); }
+    Index FetchCalls() const { return kla::HWY_NAMESPACE::FetchCalls(layout_, 2 * kBlock); }
     template <class Lines>
     void Step(const Block& block, const Block* /*next*/, Index panel, Lines& lines) {
       WalkDotBlock(layout_, block, panel, state_, scratch_, lines);

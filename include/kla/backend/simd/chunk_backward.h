@@ -180,9 +180,10 @@ class ChunkBackwardHeads {
           std::copy_n(at.d_state + offset, layout_.PanelSize(),
                       at.chunk_states + t / kChunk * state_size_ + offset);
         }
-        PrefetchKeys(next, i, panel);
-        PrefetchValues(next, i, panel);
-        NoLines lines;
+        LineQueue lines;
+        AddKeyLines(next, i, panel, lines);
+        AddValueLines(next, i, panel, lines);
+        lines.SpreadOver(FetchCalls(layout_, kBlock));
         AdvanceBlock(layout_, Block<R>(layout_, m.blocks + i * block_size_), panel,
                      at.d_state + offset, scratch, lines);
       }
@@ -210,25 +211,46 @@ class ChunkBackwardHeads {
     });
   }
 
-  // What is packed next arrives in L2 while this segment computes: block i's share of `panel`.
-  HWY_INLINE void PrefetchKeys(const Next& next, Index i, Index panel) const {
-    const Head& at = next.at;
-    const Index begin = next.begin + i * kBlock, end = std::min(begin + kBlock, at.span.length);
-    for (Index t = begin + panel; begin >= 0 && t < end; t += layout_.panels) {
-      const Index token = at.span.begin + t;
-      PrefetchRow(args_.k.Row(at.span.batch, token, at.key_head), layout_.key_dim);
-      PrefetchRow(args_.q.Row(at.span.batch, token, at.key_head), layout_.key_dim);
-      hwy::Prefetch(&args_.g(at.span.batch, token, at.head));
-      hwy::Prefetch(&args_.eta(at.span.batch, token, at.head));
+  // What is packed next arrives while this segment computes: block i's share of `panel`.
+  HWY_INLINE void AddKeyLines(const Next& next, Index i, Index panel, LineQueue& lines) const {
+    ForShare(next, i, panel, [&](Index batch, Index token) {
+      lines.Add(args_.k.Row(batch, token, next.at.key_head), layout_.key_dim);
+      lines.Add(args_.q.Row(batch, token, next.at.key_head), layout_.key_dim);
+      lines.Add(&args_.g(batch, token, next.at.head), 1);
+      lines.Add(&args_.eta(batch, token, next.at.head), 1);
+    });
+  }
+  HWY_INLINE void AddValueLines(const Next& next, Index i, Index panel, LineQueue& lines) const {
+    ForShare(next, i, panel, [&](Index batch, Index token) {
+      lines.Add(args_.v.Row(batch, token, next.at.head), layout_.value_dim);
+      lines.Add(args_.d_o.Row(batch, token, next.at.head), layout_.value_dim);
+    });
+  }
+  // Block i's part of the state that enters its chunk.
+  HWY_INLINE void AddStateLines(const Next& next, Index i, Index panel, LineQueue& lines) const {
+    const Index begin = next.begin + i * kBlock, chunk = begin / kChunk;
+    if (begin < 0 || begin >= next.at.span.length) return;
+    const Index rows = (layout_.key_dim + kChunkBlocks - 1) / kChunkBlocks;
+    const Index first = i % kChunkBlocks * rows, last = std::min(first + rows, layout_.key_dim);
+    if (args_.chunk_states.is_null()) {
+      lines.Add(next.at.chunk_states + chunk * state_size_ + panel * layout_.PanelSize() +
+                    first * kPanel<R>,
+                (last - first) * kPanel<R>);
+      return;
+    }
+    const auto* state = args_.chunk_states.Row(chunk_starts_[next.at.n] + chunk, next.at.head, 0);
+    const Index column = panel * kPanel<R>;
+    for (Index k = first; k < last; ++k) {
+      lines.Add(state + k * args_.chunk_states.template stride<Key>() + column,
+                std::min(kPanel<R>, layout_.value_dim - column));
     }
   }
-  HWY_INLINE void PrefetchValues(const Next& next, Index i, Index panel) const {
-    const Head& at = next.at;
-    const Index begin = next.begin + i * kBlock, end = std::min(begin + kBlock, at.span.length);
+  template <class F>
+  HWY_INLINE void ForShare(const Next& next, Index i, Index panel, const F& f) const {
+    const Index begin = next.begin + i * kBlock;
+    const Index end = std::min(begin + kBlock, next.at.span.length);
     for (Index t = begin + panel; begin >= 0 && t < end; t += layout_.panels) {
-      const Index token = at.span.begin + t;
-      PrefetchRow(args_.v.Row(at.span.batch, token, at.head), layout_.value_dim);
-      PrefetchRow(args_.d_o.Row(at.span.batch, token, at.head), layout_.value_dim);
+      f(next.at.span.batch, next.at.span.begin + t);
     }
   }
 
@@ -254,10 +276,12 @@ class ChunkBackwardHeads {
       const Index t = begin + i * kBlock;
       R* state = m.states + i * state_size_ + offset;
       if (t % kChunk == 0) LoadChunkState(at, t / kChunk, panel, state);
-      PrefetchKeys(next, i, panel);
+      LineQueue lines;
+      AddKeyLines(next, i, panel, lines);
+      lines.SpreadOver(FetchCalls(layout_, kBlock));
       const bool more = i + 1 < count && (t + kBlock) % kChunk != 0;
       RecallPanel(layout_, BlockAt(m, i), panel, state, more ? state + state_size_ : nullptr,
-                  scratch);
+                  scratch, lines);
     }
   }
 
@@ -279,9 +303,12 @@ class ChunkBackwardHeads {
     const auto d_state = [&](Index i) { return m.d_states + i * state_size_ + offset; };
     std::copy_n(at.d_state + offset, layout_.PanelSize(), d_state(count));
     for (Index i = count; i-- > 0;) {
-      PrefetchValues(next, i, panel);
+      LineQueue lines;
+      AddValueLines(next, i, panel, lines);
+      AddStateLines(next, i, panel, lines);
+      lines.SpreadOver(FetchCalls(layout_, kBlock));
       BackPanel(layout_, BlockAt(m, i), panel, m.states + i * state_size_ + offset, d_state(i + 1),
-                i == 0 ? at.d_state + offset : d_state(i), scratch);
+                i == 0 ? at.d_state + offset : d_state(i), scratch, lines);
     }
   }
 

@@ -170,7 +170,7 @@ class ChunkForwardHeads {
                    args_.chunk_states.template stride<Key>(), 1);
       }
       LineQueue lines;
-      AddLines(next, i, panel, FetchCalls(layout_), lines);
+      AddLines(next, i, panel, FetchCalls(layout_, 2 * kBlock), lines);
       WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch, lines);
     }
   }

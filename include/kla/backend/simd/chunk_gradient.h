@@ -65,11 +65,11 @@ HWY_INLINE void SolveUpper(const Block<R>& block, R* HWY_RESTRICT z) {
 }
 
 // First phase, one panel: E, V'^T and, unless `next` is null, the state that leaves the block.
-template <class R>
+// Fetches lines like AdvanceBlock.
+template <class R, class Lines>
 HWY_NOINLINE void RecallPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
-                              const R* state, R* next, PanelScratch<R>& scratch) {
+                              const R* state, R* next, PanelScratch<R>& scratch, Lines& lines) {
   const Index at = panel * kBlock * kPanel<R>;
-  NoLines lines;
   MultiplyState(layout, g.block, kBlock, state, scratch.products, lines);
   SolveLower(g.block, g.block.gamma, scratch.products, g.block.values + at, g.errors + at,
              scratch.pseudo_values, scratch.weighted);
@@ -88,21 +88,20 @@ struct BackScratch {
 // Second phase, one panel:
 //   dV' = w (K dS+) + P^T dO     Z = (I + A)^-T dV'     dS = gamma_C dS+ + Q^T (gamma dO)
 //                                                            - K^T (b gamma Z)
-// dO is found, by rows, where dO^T and Z^T are left; E gives way to dv = r_v b Z.
-// d_next = dS+ and d_state = dS [key_rows][kPanel].
-template <class R>
+// Fetches lines like AdvanceBlock. dO is found, by rows, where dO^T and Z^T are left; E gives way
+// to dv = r_v b Z. d_next = dS+ and d_state = dS [key_rows][kPanel].
+template <class R, class Lines>
 HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
                             const R* HWY_RESTRICT state, const R* HWY_RESTRICT d_next,
-                            R* HWY_RESTRICT d_state, BackScratch<R>& scratch) {
+                            R* HWY_RESTRICT d_state, BackScratch<R>& scratch, Lines& lines) {
   const Tag<R> d;
   const Block<R>& block = g.block;
   const Index at = panel * kBlock * kPanel<R>;
   std::copy_n(g.d_outputs + 2 * at, kBlock * kPanel<R>, scratch.d_o);
+  MultiplyState(layout, block, kBlock, d_next, scratch.z, lines);
   for (Index i = 0; i < kBlock; i += kTileRows) {
     RegisterTile<R> tile;
-    tile.SetZero();
-    tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + i, d_next, layout.key_dim);
-    tile.ScaleRows(block.to_end + i);
+    tile.LoadScaledRows(block.to_end + i, scratch.z + i * kPanel<R>, kPanel<R>);
     tile.template MulAdd<1, kBlock, kPanel<R>>(block.p + i * kBlock + i,
                                                scratch.d_o + i * kPanel<R>, kBlock - i);
     tile.Store(scratch.z + i * kPanel<R>, kPanel<R>);
@@ -130,9 +129,10 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
   const auto decay = hn::Set(d, block.gamma[kBlock - 1]);
   Vector<R> sum[kTileVectors];
   HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) sum[n] = hn::Zero(d);
-  for (Index k = 0; k < layout.key_rows; k += kTileRows) {
-    RegisterTile<R> tile;
-    HWY_UNROLL(16) for (int r = 0; r < kTileRows; ++r) {
+  ForTiles(layout.key_rows, [&](auto height, Index k) KLA_SIMD_INLINE {
+    constexpr int kRows = height;
+    RegisterTile<R, kRows> tile;
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
         const Index element = (k + r) * kPanel<R> + n * kLanes<R>;
         const auto gradient = hn::Load(d, d_next + element);
@@ -143,7 +143,8 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
     tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock,
                                                    scratch.keys_queries_rows, 2 * kBlock);
     tile.Store(d_state + k * kPanel<R>, kPanel<R>);
-  }
+    lines.Fetch();
+  });
   HWY_UNROLL(4) for (int n = 1; n < kTileVectors; ++n) sum[0] = hn::Add(sum[0], sum[n]);
   g.state_products[panel * kBlock] = hn::GetLane(hn::SumOfLanes(d, sum[0]));
 }
@@ -151,7 +152,7 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
 // The C x C matrices of the third phase, and the sums of their rows and columns.
 template <class R>
 struct BlockProducts {
-  alignas(64) R z_y[2 * kBlock * kBlock];           // Z V'^T, then Y = dO V'^T
+  alignas(64) R z_y[2 * kBlock * kBlock];           // Z V'^T (later M), then Y = dO V'^T
   alignas(64) R transposed[kBlock * 2 * kBlock];    // [C][2C]  M^T, X^T
   alignas(64) R from_queries[2 * kBlock * kBlock];  // [2C][C]  b M, then X
   Wide<R> log_decay[kBlock];                        // what dG gets from P and A
@@ -172,22 +173,44 @@ HWY_NOINLINE void MultiplyOutputs(const BlockLayout<R>& layout, const GradientBl
       tile.Store(out.z_y + r * kBlock + first, kBlock);
     }
   }
+  // In place: M for Z V'^T, X for Y. What reaches dG through P and A at (i, j), and d step.
+  alignas(64) R through[kBlock * kBlock], along[kBlock * kBlock], transposed[kBlock * kBlock];
+  const Tag<R> d;
+  const auto lane = hn::Iota(d, R(0));
+  for (Index i = 0; i < kBlock; ++i) {
+    const auto step = hn::Set(d, block.step[i]);
+    for (Index j = 0; j < kBlock; j += kLanes<R>) {
+      const Index at = i * kBlock + j;
+      const auto lower = hn::Lt(lane, hn::Set(d, static_cast<R>(i - j)));
+      const auto decay = hn::Load(d, block.decay + at),
+                 y = hn::Load(d, out.z_y + kBlock * kBlock + at);
+      const auto d_a = hn::IfThenElseZero(lower, hn::Neg(hn::Load(d, out.z_y + at)));
+      const auto m = hn::Mul(d_a, decay);
+      const auto through_p = hn::IfThenElseZero(lower, hn::Mul(y, hn::Load(d, block.p + at)));
+      hn::Store(hn::MulAdd(d_a, hn::Load(d, block.a + at), through_p), d, through + at);
+      hn::Store(hn::Mul(d_a, hn::Load(d, block.key_products + at)), d, along + at);
+      hn::Store(m, d, out.z_y + at);
+      hn::Store(hn::Mul(step, m), d, out.from_queries + at);
+      hn::Store(hn::Mul(y, decay), d, out.from_queries + kBlock * kBlock + at);
+    }
+  }
+  Transpose(out.z_y, kBlock, kBlock, kBlock, out.transposed, 2 * kBlock);
+  Transpose(out.from_queries + kBlock * kBlock, kBlock, kBlock, kBlock, out.transposed + kBlock,
+            2 * kBlock);
+  // Row sums less column sums, and row sums: in W, for all tokens side by side.
   std::fill_n(out.log_decay, kBlock, Wide<R>(0));
   std::fill_n(out.step, kBlock, Wide<R>(0));
-  for (Index i = 0; i < kBlock; ++i) {
-    for (Index j = 0; j < kBlock; ++j) {
-      const Index at = i * kBlock + j;
-      const R y = out.z_y[kBlock * kBlock + at], d_a = j < i ? -out.z_y[at] : R(0);
-      const R x = y * block.decay[at], m = d_a * block.decay[at];
-      out.transposed[j * 2 * kBlock + i] = m;
-      out.transposed[j * 2 * kBlock + kBlock + i] = x;
-      out.from_queries[at] = block.step[i] * m;
-      out.from_queries[kBlock * kBlock + at] = x;
-      if (j >= i) continue;
-      const auto through = static_cast<Wide<R>>(y * block.p[at] + d_a * block.a[at]);
-      out.log_decay[i] += through;
-      out.log_decay[j] -= through;
-      out.step[i] += static_cast<Wide<R>>(d_a * block.key_products[at]);
+  Transpose(through, kBlock, kBlock, kBlock, transposed, kBlock);
+  for (Index j = 0; j < kBlock; ++j) {
+    for (Index i = 0; i < kBlock; ++i) {
+      out.log_decay[i] += static_cast<Wide<R>>(transposed[j * kBlock + i]) -
+                          static_cast<Wide<R>>(through[j * kBlock + i]);
+    }
+  }
+  Transpose(along, kBlock, kBlock, kBlock, transposed, kBlock);
+  for (Index j = 0; j < kBlock; ++j) {
+    for (Index i = 0; i < kBlock; ++i) {
+      out.step[i] += static_cast<Wide<R>>(transposed[j * kBlock + i]);
     }
   }
 }
@@ -241,9 +264,9 @@ HWY_NOINLINE void KeyGradients(const BlockLayout<R>& layout, const GradientBlock
     gamma[kBlock + i] = block.gamma[i];
   }
   constexpr Index kColumns = std::min(kPanel<R>, 2 * kBlock);
-  for (Index k = 0; k < layout.key_rows; k += kTileRows) {
+  ForTiles(layout.key_rows, [&](auto height, Index k) KLA_SIMD_INLINE {
     for (Index first = 0; first < 2 * kBlock; first += kColumns) {
-      RegisterTile<R> tile;
+      RegisterTile<R, height> tile;
       tile.SetZero();
       for (Index panel = 0; panel < layout.panels; ++panel) {
         tile.template MulAdd<kPanel<R>, 1, 2 * kBlock>(
@@ -257,7 +280,7 @@ HWY_NOINLINE void KeyGradients(const BlockLayout<R>& layout, const GradientBlock
       AddColumnProducts(tile, rows + first, sums.query + first);
       tile.Store(g.d_keys_queries + k * 2 * kBlock + first, 2 * kBlock);
     }
-  }
+  });
   for (Index k = 0; k < layout.key_rows; k += kTokenRows<R>) {
     for (Index first = 0; first < kBlock; first += kTokenColumns<R>) {
       TokenTile<R> tile;

@@ -24,10 +24,12 @@ struct PanelScratch {
 // divides key_rows; then lines are fetched.
 inline constexpr Index kFetchRows = 16;
 
-// How often a walk of one block over one panel fetches lines.
+// How often `lines` are fetched by a product of `rows` rows with the state and by its update, for
+// one block and one panel.
 template <class R>
-constexpr Index FetchCalls(const BlockLayout<R>& layout) {
-  return 2 * kBlock / kTallRows * (layout.key_rows / kFetchRows) + layout.key_rows / kTallRows;
+constexpr Index FetchCalls(const BlockLayout<R>& layout, Index rows) {
+  return (rows + kTallRows - 1) / kTallRows * (layout.key_rows / kFetchRows) +
+         layout.key_rows / kTallRows;
 }
 
 // [K; s Q] S, the first `rows` of its 2C rows.   2 K flops an element
@@ -109,7 +111,7 @@ HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
 // One block of one panel: o replaces v~ in `values`, the state moves on to the next block.
 // 6 C K + 2 C^2 flops a column; reads the state three times and writes it once, all in L1:
 // 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
-// Meanwhile `lines` are fetched, in FetchCalls(layout) parts or a few more.
+// Meanwhile `lines` are fetched, in FetchCalls(layout, 2C) parts or a few more.
 template <class R, class Lines>
 HWY_INLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
                           R* HWY_RESTRICT state, PanelScratch<R>& scratch, Lines& lines) {
@@ -121,7 +123,7 @@ HWY_INLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, I
   UpdateState(layout, block, scratch.weighted, state, state, lines);
 }
 
-// The same without outputs.   4 C K + C^2 flops a column
+// The same without outputs.   4 C K + C^2 flops a column; FetchCalls(layout, C)
 template <class R, class Lines>
 HWY_NOINLINE void AdvanceBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
                                R* HWY_RESTRICT state, PanelScratch<R>& scratch, Lines& lines) {
