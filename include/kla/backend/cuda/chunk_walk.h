@@ -165,16 +165,17 @@ KLA_TILE_FUNCTION void CopyScalars(const Block& block, tile::Arrival& arrival, U
                  sizeof(U));
 }
 
-// The rows of V or dO of a chunk that belong to a task, by cp.async.
-template <class C, class Block>
+// The rows of V or dO of a chunk that belong to a task, by cp.async. A walk that keeps or stores
+// something beside a state of half of all registers has none for the addresses of unrolled copies.
+template <class C, bool kMap, class Block>
 KLA_TILE_FUNCTION void LoadValueRows(const Block& block, const WalkTask& task, Index chunk,
                                      const tile::TokenRows<const typename C::T>& rows,
                                      typename C::E* to) {
   const ChunkSpan span = task.SpanOf(chunk);
   const int column = task.value_tile * 64;
-  tile::LoadRows(block, typename C::SquareTile{to},
-                 rows.At(span.batch, span.begin, task.value_head) + column, rows.time, rows.aligned,
-                 span.count, C::kValueDim - column);
+  tile::LoadRows<kMap || kStateOperandFits<C>>(
+      block, typename C::SquareTile{to}, rows.At(span.batch, span.begin, task.value_head) + column,
+      rows.time, rows.aligned, span.count, C::kValueDim - column);
 }
 template <class C, int kPitch, class Block>
 KLA_TILE_FUNCTION void StoreValueRows(const Block& block, const WalkTask& task, Index chunk,
@@ -186,21 +187,21 @@ KLA_TILE_FUNCTION void StoreValueRows(const Block& block, const WalkTask& task, 
                           rows.time, rows.aligned, span.count, C::kValueDim - column);
 }
 
-// sum = state * tile^T, the state rounded to terms; meanwhile(the rounded state) has its own work.
+// sum = state * tile^T, the state rounded to terms; keep(columns of the rounded state, the first of
+// them) has its own work meanwhile.
 template <class C, class F>
 KLA_TILE_FUNCTION void MultiplyState(const tile::RegisterTile<C::kKeyDim>& state,
                                      const typename C::KeyTile& tile,
-                                     tile::RegisterTile<kChunkRows>& sum, const F& meanwhile) {
+                                     tile::RegisterTile<kChunkRows>& sum, const F& keep) {
   using E = typename C::E;
   sum.Fill(0.0f);
   if constexpr (kStateOperandFits<C>) {
     const auto rounded = tile::ToOperand<E, C::kTerms>(state, tile::Identity{});
     tile::StartMultiplyTransposed(sum, rounded, tile);
-    meanwhile(rounded);
+    keep(rounded, 0);
     tile::Complete(sum);
   } else {
-    meanwhile(tile::ToOperand<E, C::kTerms>(state, tile::Identity{}));
-    tile::MultiplyTransposedBy<E, C::kTerms>(state, &tile, sum);
+    tile::MultiplyTransposedBy<E, C::kTerms>(state, keep, &tile, sum);
   }
 }
 

@@ -71,11 +71,7 @@ struct WalkChunksBack {
       block.Barrier();
       if constexpr (kStages == 1) load(i + 1);
     }
-    if constexpr (kMap) {
-      StoreSlot<C::kKeyDim>(d_state, Slot(task, task.segment - 1));
-    } else if (task.segment == 0) {
-      StoreStateTile<C>(task, task.sequence, d_state, d_initial_state);
-    }
+    Leave(task, d_state);
   }
 
  private:
@@ -92,6 +88,13 @@ struct WalkChunksBack {
       d_state.Fill(0.0f);
     } else {
       LoadSlot<C::kKeyDim>(Slot(task, task.segment), d_state);
+    }
+  }
+  KLA_TILE_FUNCTION void Leave(const WalkTask& task, State& d_state) const {
+    if constexpr (kMap) {
+      StoreSlot<C::kKeyDim>(d_state, Slot(task, task.segment - 1));
+    } else if (task.segment == 0) {
+      StoreStateTile<C>(task, task.sequence, d_state, d_initial_state);
     }
   }
 
@@ -112,7 +115,7 @@ struct WalkChunksBack {
       block.CopyBulk(arrival, stage.scores, from.scores, kSquare);
     }
     CopyScalars(block, arrival, &stage.scalars, from.scalars);
-    LoadValueRows<C>(block, task, chunk, d_o, stage.rows);
+    LoadValueRows<C, kMap>(block, task, chunk, d_o, stage.rows);
   }
 
   template <class Block>
@@ -131,12 +134,12 @@ struct WalkChunksBack {
     [[maybe_unused]] const Index saved =
         (chunk * heads.value_heads + task.value_head) * C::kValueTiles + task.value_tile;
     Square d_pseudo;  // K dS+^T, then dV'^T
-    const auto keep_state = [&](const auto& entering_state) {
+    const auto keep_state = [&](const auto& part, int column) {
       if constexpr (!kMap && Room::kInTurn) {
-        tile::StoreDistantOperand(entering_state,
-                                  typename C::KeyTile{d_states + saved * C::KeyTile::kSize});
+        tile::StoreDistantOperand(part, typename C::KeyTile{d_states + saved * C::KeyTile::kSize},
+                                  column);
       } else if constexpr (!kMap) {
-        tile::StoreOperand(entering_state, typename C::KeyTile{shared.saved_state});
+        tile::StoreOperand(part, typename C::KeyTile{shared.saved_state}, column);
       }
     };
     if constexpr (kStateOperandFits<C>) {

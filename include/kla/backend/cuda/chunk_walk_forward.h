@@ -96,7 +96,11 @@ struct WalkChunks {
       block.Barrier();
       if constexpr (kStages == 1) load(chunk + 1);
     }
-    Leave(task, state);
+    if constexpr (kOutput) {  // of the task nothing more in registers than each chunk asks for
+      Leave(segments.template TaskOf<kTiles>(map, heads, tile::Afresh(walk)), state);
+    } else {
+      Leave(task, state);
+    }
   }
 
  private:
@@ -167,7 +171,7 @@ struct WalkChunks {
     if (kMap && task.value_tile >= C::kValueTiles) {
       block.template ForEach<C::SquareTile::kSize>([&](int i) { stage.rows[i] = E(0.0f); });
     } else {
-      LoadValueRows<C>(block, task, chunk, v, stage.rows);
+      LoadValueRows<C, kMap>(block, task, chunk, v, stage.rows);
     }
   }
 
@@ -194,23 +198,24 @@ struct WalkChunks {
     [[maybe_unused]] const ChunkSource<C> from(in, heads, task, chunk);
     [[maybe_unused]] const Index turn = 2 * (chunk - task.first);
     if constexpr (!kOutput) {
-      MultiplyState<C>(state, keys, recalled, [&](const auto& entering_state) {
+      MultiplyState<C>(state, keys, recalled, [&](const auto& part, int column) {
         if constexpr (kSaved && Room::kInTurn) {
-          tile::StoreDistantOperand(entering_state,
-                                    typename C::KeyTile{states + saved * C::KeyTile::kSize});
+          tile::StoreDistantOperand(part, typename C::KeyTile{states + saved * C::KeyTile::kSize},
+                                    column);
         } else if constexpr (kSaved) {
-          tile::StoreOperand(entering_state, typename C::KeyTile{shared.saved_state});
+          tile::StoreOperand(part, typename C::KeyTile{shared.saved_state}, column);
         }
       });
     } else if constexpr (Room::kInTurn) {
-      tile::MultiplyTransposedBy<E, kTerms>(state, &keys, out);  // keys: still the queries
+      // keys: still the queries
+      tile::MultiplyTransposedBy<E, kTerms>(state, tile::KeepNothing{}, &keys, out);
       FetchInTurn(block, stage.arrivals[1], turn, stage.keys, from.keys, C::KeyTile::kBytes);
       recalled.Fill(0.0f);
-      tile::MultiplyTransposedBy<E, kTerms>(state, &keys, recalled);
+      tile::MultiplyTransposedBy<E, kTerms>(state, tile::KeepNothing{}, &keys, recalled);
     } else {
       const typename C::KeyTile tiles[] = {keys, {stage.queries}};
       recalled.Fill(0.0f);
-      tile::MultiplyTransposedBy<E, kTerms>(state, tiles, recalled, out);
+      tile::MultiplyTransposedBy<E, kTerms>(state, tile::KeepNothing{}, tiles, recalled, out);
     }
     Square pseudo;  // first V^T, then V'^T
     tile::ToTile(tile::LoadTransposedOperand<kChunkRows>(values), pseudo);

@@ -120,7 +120,7 @@ struct WalkPipelined {
       group.CopyBulk(arrival, inputs.keys, from.keys, KeyTile::kBytes);
       group.CopyBulk(arrival, inputs.inverse, from.inverse, SquareTile::kBytes);
       CopyScalars(group, arrival, &inputs.scalars, from.scalars);
-      LoadValueRows<C>(group, task, chunk, v, inputs.rows);
+      LoadValueRows<C, false>(group, task, chunk, v, inputs.rows);
     }
     group.CommitCopies();
   }

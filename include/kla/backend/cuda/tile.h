@@ -27,6 +27,11 @@ struct Identity {
   KLA_TILE_FUNCTION float operator()(const Place&, float x) const { return x; }
 };
 
+struct KeepNothing {
+  template <class Part>
+  KLA_TILE_FUNCTION void operator()(const Part&, int /*column*/) const {}
+};
+
 // 8 columns of a row, in terms.
 template <class E, int kTerms, int kHeight, int kWidth>
 KLA_TILE_FUNCTION void StoreTerms(const Operand<E, kTerms, kHeight, kWidth>& tile, int row,
@@ -38,17 +43,23 @@ KLA_TILE_FUNCTION void StoreTerms(const Operand<E, kTerms, kHeight, kWidth>& til
 }
 
 // Rows 0 ... count - 1 of `kValid` columns from `column` on into a tile of 64 columns; zeros
-// elsewhere. Complete after WaitCopies and a barrier.
-template <class T, class E, int kTerms, class B>
+// elsewhere. Complete after WaitCopies and a barrier. Unrolled, a thread's addresses are in
+// registers for as long as the loop around it runs.
+template <bool kUnrolled = true, class T, class E, int kTerms, class B>
 KLA_TILE_FUNCTION void LoadRows(const B& block, const Operand<E, kTerms, kRows, 64>& tile,
                                 const T* first, Index stride, bool aligned, int count,
                                 int columns) {
   if constexpr (std::is_same_v<T, E> && kTerms == 1) {
     if (aligned && count == kRows && columns >= 64) {
-      block.template ForEach<kRows * 8>([&](int i) {
+      const auto copy = [&](int i) {
         const int row = i / 8, column = i % 8 * 8;
         block.CopyUnitAsync(tile.data + tile.Offset(row, column), first + row * stride + column);
-      });
+      };
+      if constexpr (kUnrolled) {
+        block.template ForEach<kRows * 8>(copy);
+      } else {
+        block.ForEach(kRows * 8, copy);
+      }
       return;
     }
   }

@@ -23,6 +23,12 @@ struct PerGroup {
   KLA_TILE_FUNCTION X& operator[](int /*group*/) { return at; }
 };
 
+// x, of which the compiler knows nothing: what follows from it is worked out anew.
+KLA_TILE_FUNCTION Index Afresh(Index x) {
+  asm volatile("" : "+l"(x));
+  return x;
+}
+
 // 2^x to 2^-22; 0 below 2^-126.
 KLA_TILE_FUNCTION float Exp2(float x) {
   float y;
@@ -253,9 +259,10 @@ KLA_TILE_FUNCTION RegisterOperand<E, kTerms, kWidth> LoadTransposedOperand(
   return operand;
 }
 
-template <class E, int kTerms, int kWidth>
+template <class E, int kTerms, int kWidth, int kTileWidth>
 KLA_TILE_FUNCTION void StoreDistantOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
-                                           const Operand<E, kTerms, kRows, kWidth>& tile) {
+                                           const Operand<E, kTerms, kRows, kTileWidth>& tile,
+                                           int column = 0) {
   KLA_TILE_UNROLL
   for (int t = 0; t < kTerms; ++t) {
     KLA_TILE_UNROLL
@@ -264,18 +271,19 @@ KLA_TILE_FUNCTION void StoreDistantOperand(const RegisterOperand<E, kTerms, kWid
       for (int r = 0; r < 4; ++r) {
         const Place place = PlaceOf(2 * k + r / 2, r % 2 * 2);
         *reinterpret_cast<std::uint32_t*>(tile.data + t * tile.kTermSize +
-                                          tile.Offset(place.row, place.column)) =
+                                          tile.Offset(place.row, column + place.column)) =
             operand.at[t][k][r];
       }
     }
   }
 }
 
-template <class E, int kTerms, int kWidth>
+template <class E, int kTerms, int kWidth, int kTileWidth>
 KLA_TILE_FUNCTION void StoreOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
-                                    const Operand<E, kTerms, kRows, kWidth>& tile) {
+                                    const Operand<E, kTerms, kRows, kTileWidth>& tile,
+                                    int column = 0) {
   if constexpr (KLA_TILE_STORES_MATRICES) {
-    const int row = WarpOfGroup() * 16 + Lane() % 16, first = Lane() / 16 * 8;
+    const int row = WarpOfGroup() * 16 + Lane() % 16, first = column + Lane() / 16 * 8;
     KLA_TILE_UNROLL
     for (int t = 0; t < kTerms; ++t) {
       KLA_TILE_UNROLL
@@ -285,7 +293,7 @@ KLA_TILE_FUNCTION void StoreOperand(const RegisterOperand<E, kTerms, kWidth>& op
       }
     }
   } else {
-    StoreDistantOperand(operand, tile);
+    StoreDistantOperand(operand, tile, column);
   }
 }
 

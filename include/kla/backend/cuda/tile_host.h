@@ -115,6 +115,9 @@ struct PerGroup {
   X& operator[](int group) { return at[group]; }
 };
 
+// x; on a device, what follows from it is worked out anew instead of kept in registers.
+inline Index Afresh(Index x) { return x; }
+
 inline float Exp2(float x) { return std::exp2(x); }
 
 // ---- Tiles in registers -------------------------------------------------------------------------
@@ -256,23 +259,23 @@ RegisterOperand<E, kTerms, kWidth> LoadTransposedOperand(
   return operand;
 }
 
-template <class E, int kTerms, int kWidth>
+template <class E, int kTerms, int kWidth, int kTileWidth>
 void StoreOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
-                  const Operand<E, kTerms, kRows, kWidth>& tile) {
+                  const Operand<E, kTerms, kRows, kTileWidth>& tile, int column = 0) {
   for (int t = 0; t < kTerms; ++t) {
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kWidth; ++c) {
-        tile.data[t * tile.kTermSize + tile.Offset(r, c)] = E(operand.at[t][r][c]);
+        tile.data[t * tile.kTermSize + tile.Offset(r, column + c)] = E(operand.at[t][r][c]);
       }
     }
   }
 }
 
 // The same to device memory.
-template <class E, int kTerms, int kWidth>
+template <class E, int kTerms, int kWidth, int kTileWidth>
 void StoreDistantOperand(const RegisterOperand<E, kTerms, kWidth>& operand,
-                         const Operand<E, kTerms, kRows, kWidth>& tile) {
-  StoreOperand(operand, tile);
+                         const Operand<E, kTerms, kRows, kTileWidth>& tile, int column = 0) {
+  StoreOperand(operand, tile, column);
 }
 
 // The transpose of a register tile, [kWidth, 64] row-major with kPitch elements from row to row.
@@ -345,14 +348,20 @@ void StartMultiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& 
 template <class... Sums>
 void Complete(Sums&... /*sums*/) {}
 
-// sums [64, 64] += a B^T for each tile B; on a device only the first is complete at the end, the
-// left factor rounded from a register tile.
-template <class E, int kTerms, int kD, class... Sums>
-void MultiplyTransposedBy(const RegisterTile<kD>& a, const Operand<E, kTerms, kRows, kD>* tiles,
-                          Sums&... sums) {
-  const auto operand = ToOperand<E, kTerms>(a, [](const Place&, float x) { return x; });
+// sums [64, 64] += a B^T for each tile B; on a device only the first is complete at the end. The
+// left factor is rounded from a register tile, 16 columns at a time: keep(these, the first of
+// them).
+template <class E, int kTerms, int kD, class Keep, class... Sums>
+void MultiplyTransposedBy(const RegisterTile<kD>& a, const Keep& keep,
+                          const Operand<E, kTerms, kRows, kD>* tiles, Sums&... sums) {
+  const auto same = [](const Place&, float x) { return x; };
+  for (int column = 0; column < kD; column += 16) {
+    RegisterTile<16> part;
+    for (int r = 0; r < kRows; ++r) std::copy_n(a.at[r] + column, 16, part.at[r]);
+    keep(ToOperand<E, kTerms>(part, same), column);
+  }
   int i = 0;
-  (MultiplyTransposed(sums, operand, tiles[i++]), ...);
+  (MultiplyTransposed(sums, ToOperand<E, kTerms>(a, same), tiles[i++]), ...);
 }
 
 // 8 elements from memory, widened.

@@ -158,26 +158,30 @@ KLA_TILE_FUNCTION void Multiply(RegisterTile<kN>& sum, const RegisterOperand<E, 
   Complete(sum);
 }
 
-// The left factor is rounded a few steps at a time: never are all its terms in registers. The first
-// sum is complete at the end, the others after Complete.
-template <class E, int kTerms, int kD, class First, class... Others>
-KLA_TILE_FUNCTION void MultiplyTransposedBy(const RegisterTile<kD>& a,
+// The left factor is rounded, kept and multiplied a few steps at a time: never are all its terms in
+// registers. The first sum is complete at the end, the others after Complete.
+template <class E, int kTerms, int kD, class Keep, class First, class... Others>
+KLA_TILE_FUNCTION void MultiplyTransposedBy(const RegisterTile<kD>& a, const Keep& keep,
                                             const Operand<E, kTerms, kRows, kD>* tiles,
                                             First& first, Others&... others) {
-  constexpr int kSteps = kD / 16, kAtOnce = KLA_TILE_HAS_WGMMA ? (8 + kTerms - 1) / kTerms : 1;
+  constexpr int kSteps = kD / 16;
+  constexpr int kAtOnce = KLA_TILE_HAS_WGMMA ? (8 + kTerms - 1) / kTerms : 1;
   KLA_TILE_UNROLL
   for (int k0 = 0; k0 < kSteps; k0 += kAtOnce) {
     std::uint32_t steps[kAtOnce][kTerms][4];
     KLA_TILE_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       if (k0 + k >= kSteps) continue;
+      RegisterOperand<E, kTerms, 16> part;
       KLA_TILE_UNROLL
       for (int r = 0; r < 4; ++r) {
         const int n = 2 * (k0 + k) + r / 2, i = r % 2 * 2;
         float x = a.at[n][i], y = a.at[n][i + 1];
         KLA_TILE_UNROLL
-        for (int t = 0; t < kTerms; ++t) steps[k][t][r] = NextPair<E>(x, y);
+        for (int t = 0; t < kTerms; ++t) part.at[t][0][r] = NextPair<E>(x, y);
       }
+      keep(part, (k0 + k) * 16);
+      StepOf(part, 0, steps[k]);
     }
     const auto product = [&](RegisterTile<kRows>& sum, const Operand<E, kTerms, kRows, kD>& tile) {
       if constexpr (KLA_TILE_HAS_WGMMA) {
