@@ -203,7 +203,9 @@ KLA_TILE_FUNCTION void MultiplyTransposedBy(const RegisterTile<kD>& a, const Kee
     int i = 1;
     (product(others, tiles[i++]), ...);
     if constexpr (KLA_TILE_HAS_WGMMA) {
-      if (k0 + kAtOnce < kSteps) {
+      // Beside a left factor of half of all registers, products that wait for others have ptxas
+      // give up (C7512: it makes every wgmma of the kernel wait).
+      if (k0 + kAtOnce < kSteps || kD > 128) {
         Complete(first, others...);
       } else {
         WaitAsyncProducts<sizeof...(Others)>();
