@@ -180,6 +180,11 @@ struct ChunkGradients {
       recall[group].Fill(0.0f);
       value_dot[group] = {};
     });
+    // Early, where registers are left to wait in.
+    const auto load_weights = [&](int group) {
+      const E* from = (group == 0 ? in.scores : in.overlaps) + index * Square::kSize;
+      weights[group] = tile::LoadDistantOperand<kChunkRows>(Square{const_cast<E*>(from)});
+    };
     float along = 0;  // this thread's part
     for (int panel = 0; panel < C::kValueTiles; ++panel) {
       const int step = first_step + panel;
@@ -208,6 +213,8 @@ struct ChunkGradients {
           const int part = group * kPart;
           tile::StartMultiply(from_state[group], d_out_rows, s_tile, 0, part);
           tile::StartMultiply(recall[group], z_rows, s_tile, 0, part);
+          // Of several terms, factors are let go before the next one is loaded.
+          if constexpr (kTerms > 1) tile::Complete(inner[group], from_state[group], recall[group]);
           tile::StartMultiply(to_state[group], tile::LoadTransposedOperand<kChunkRows>(pseudo),
                               ds_tile, 0, part);
         }
@@ -220,10 +227,7 @@ struct ChunkGradients {
                                z_values, v_values);
         }
         tile::Complete(inner[group], from_state[group], recall[group], to_state[group]);
-        if (panel == C::kValueTiles - 1) {
-          const E* from = (group == 0 ? in.scores : in.overlaps) + index * Square::kSize;
-          weights[group] = tile::LoadDistantOperand<kChunkRows>(Square{const_cast<E*>(from)});
-        }
+        if (kTerms == 1 && panel == C::kValueTiles - 1) load_weights(group);
       });
       block.ForEach(width * kChunkRows / 8, [&](int unit) {
         float a[8], b[8];
@@ -255,6 +259,7 @@ struct ChunkGradients {
 
     auto& squares = shared.stages[(first_step + C::kValueTiles - 1) % kStages].squares;
     block.Groups([&](int group) {
+      if (kTerms > 1) load_weights(group);
       if (group == 0) {
         InsideChunk(squares, s, group, inner[group], weights[group], squares.x_keys,
                     squares.x_rows);
@@ -349,6 +354,7 @@ struct ChunkGradients {
     tile::StartMultiply(from_state, x_keys, keys, 0, part);
     const auto m_keys = tile::LoadOperand<kChunkRows>(Square{squares.m_keys});
     tile::StartMultiply(recall, m_keys, keys, 0, part);
+    if constexpr (kTerms > 1) tile::Complete(from_state, recall);
     const auto x_columns = tile::LoadTransposedOperand<kChunkRows>(x_rows);
     tile::StartMultiply(to_state, x_columns, queries, 0, part);
     const auto m_columns = tile::LoadTransposedOperand<kChunkRows>(m_rows);
