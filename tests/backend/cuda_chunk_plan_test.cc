@@ -59,6 +59,70 @@ TEST(ChunkPlanTest, WhatDoesNotFitIsRefusedByName) {
   }
 }
 
+// A call that is refused before a kernel runs: what was expected, by its exception's text.
+template <class Call>
+void ExpectRefused(const Call& call, const std::string& argument, const std::string& expected) {
+  try {
+    call();
+    FAIL() << "no exception: " << argument;
+  } catch (const std::invalid_argument& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find(argument), std::string::npos) << text;
+    EXPECT_NE(text.find(expected), std::string::npos) << text;
+  }
+}
+
+// ChunkForward of a small case whose o stays as it was.
+struct SmallForward {
+  using C = Config<CudaOnHost<1>, bfloat16, 64, 64>;
+  using Kernels = device::ChunkConfig<Kla, bfloat16, float, C::Shape, 1>;
+  Given<C> given{Case{.name = "small", .tokens = 10}, 1};
+  Array<ValueView<bfloat16>> o{given.tensors.v.extents()};
+  ChunkForwardArgs<bfloat16, float> args{.q = given.tensors.q.view(),
+                                         .k = given.tensors.k.view(),
+                                         .v = given.tensors.v.view(),
+                                         .g = given.tensors.g.view(),
+                                         .eta = given.tensors.eta.view(),
+                                         .o = o.view()};
+  Serial serial;
+  std::size_t bytes = device::ForwardBytes<Kernels>(args, Launcher().card());
+
+  BlocksOnHost<Serial, device::kSharedOf90> Launcher() const {
+    return CudaOnHost<1>::LauncherOn(serial);
+  }
+  void Run(void* workspace, std::size_t size) const {
+    device::RunChunkForward<Kernels>(args, Launcher(), workspace, size);
+  }
+};
+
+TEST(ChunkPlanTest, AWorkspaceThatIsMissingShortOrMisalignedIsRefused) {
+  const SmallForward forward;
+  const PoisonedMemory memory(forward.bytes + 256);
+  const auto before = forward.o.Values();
+  ExpectRefused([&] { forward.Run(nullptr, 0); }, "workspace", std::to_string(forward.bytes));
+  ExpectRefused([&] { forward.Run(memory.data(), forward.bytes - 1); }, "workspace",
+                std::to_string(forward.bytes));
+  ExpectRefused([&] { forward.Run(memory.data() + 128, forward.bytes); }, "workspace", "256 bytes");
+  EXPECT_EQ(forward.o.Values(), before);
+  forward.Run(memory.data(), forward.bytes);
+  EXPECT_NE(forward.o.Values(), before);
+}
+
+TEST(ChunkPlanTest, MisalignedPointersAreRefused) {
+  SmallForward forward;
+  const PoisonedMemory memory(forward.bytes);
+  const auto run = [&] { forward.Run(memory.data(), forward.bytes); };
+  const auto shifted = [](const auto* pointer) {
+    return reinterpret_cast<decltype(pointer)>(reinterpret_cast<const char*>(pointer) + 1);
+  };
+  const auto args = forward.args;
+  forward.args.k = KeyView<const bfloat16>(shifted(args.k.data()), args.k.extents());
+  ExpectRefused(run, "k", "aligned to 2 bytes");
+  forward.args = args;
+  forward.args.eta = GateView<const float>(shifted(args.eta.data()), args.eta.extents());
+  ExpectRefused(run, "eta", "aligned to 4 bytes");
+}
+
 TEST(ChunkPlanTest, TheLargestLimitThatACardReachesIsTaken) {
   const auto taken = [](int bytes) {
     return device::WithSharedLimit(device::SharedLimits<300, 200, 100>{}, {132, bytes},

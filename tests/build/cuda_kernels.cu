@@ -17,7 +17,12 @@ template __global__ void RunBody(const __grid_constant__ Body<128, 1, false, flo
 template __global__ void RunBody(const __grid_constant__ Body<128, 4, false, bfloat16>);
 template __global__ void RunBody(const __grid_constant__ Body<256, 4, false, float>);
 template __global__ void RunBody(const __grid_constant__ Body<128, 4, true, float>);
-template __global__ void RunBody(
-    const __grid_constant__ LayerStepBody<Kla, 96, 192, UniformSequences, bfloat16, float>);
+template <Index kKeyDim, Index kValueDim>
+using LayerBody = LayerStepBody<Kla, kKeyDim, kValueDim, UniformSequences, bfloat16, float>;
+
+template __global__ void RunBody(const __grid_constant__ LayerBody<64, 64>);
+template __global__ void RunBody(const __grid_constant__ LayerBody<96, 192>);
+template __global__ void RunBody(const __grid_constant__ LayerBody<128, 128>);
+template __global__ void RunBody(const __grid_constant__ LayerBody<256, 256>);
 
 }  // namespace kla::device

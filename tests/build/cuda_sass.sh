@@ -4,6 +4,7 @@
 #   cuda_sass.sh <include folder> <architecture> <K> <V> [type, else kla::bfloat16]
 # - No kernel spills registers or has local memory, none of sm_90a has its wgmma serialized;
 #   warnings are errors.
+# - No kernel has an atomic: results are the same bits each time.
 # - Each kernel by itself has the matrix instructions of the architecture (wgmma on sm_90a, else
 #   mma.sync), copies and stores of 16 bytes and, from sm_90 on, bulk copies: read in its PTX, which
 #   nvcc always leaves, and in its machine code too where cuobjdump is installed.
@@ -55,6 +56,7 @@ if cuobjdump=$(command -v cuobjdump || ls /usr/local/cuda/bin/cuobjdump 2> /dev/
 else
   echo "no cuobjdump on this machine: the instructions are those of PTX"
 fi
+if grep -E '^[^ ]+[[:space:]]+(@!?%p[0-9]+ )?(atom|red)\.' "$folder/ptx"; then broken=1; fi
 expect() {  # <kernels> <what> <pattern in PTX> <pattern in machine code>
   local listing names name count pattern counts
   for listing in $listings; do

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kla/backend/cuda/check_aligned.h"
 #include "kla/backend/cuda/chunk_gradient.h"
 #include "kla/backend/cuda/chunk_plan.h"
 #include "kla/backend/cuda/chunk_walk_back.h"
@@ -81,6 +82,41 @@ inline void CheckWorkspace(const char* operation, const void* workspace, std::si
             "memory aligned to 256 bytes", "a misaligned pointer");
 }
 
+// Of every array, to its element: rows and states that begin on 16 bytes are read in such pieces,
+// others element by element.
+template <class T, class State>
+void CheckPointers(const ChunkForwardArgs<T, State>& args) {
+  constexpr const char* kOperation = "ChunkForward";
+  CheckAligned(kOperation, "q", args.q.data());
+  CheckAligned(kOperation, "k", args.k.data());
+  CheckAligned(kOperation, "v", args.v.data());
+  CheckAligned(kOperation, "g", args.g.data());
+  CheckAligned(kOperation, "eta", args.eta.data());
+  CheckAligned(kOperation, "o", args.o.data());
+  CheckAligned(kOperation, "initial_state", args.initial_state.data);
+  CheckAligned(kOperation, "final_state", args.final_state.data);
+  CheckAligned(kOperation, "chunk_states", args.chunk_states.data());
+}
+template <class T, class State>
+void CheckPointers(const ChunkBackwardArgs<T, State>& args) {
+  constexpr const char* kOperation = "ChunkBackward";
+  CheckAligned(kOperation, "q", args.q.data());
+  CheckAligned(kOperation, "k", args.k.data());
+  CheckAligned(kOperation, "v", args.v.data());
+  CheckAligned(kOperation, "g", args.g.data());
+  CheckAligned(kOperation, "eta", args.eta.data());
+  CheckAligned(kOperation, "d_o", args.d_o.data());
+  CheckAligned(kOperation, "dq", args.dq.data());
+  CheckAligned(kOperation, "dk", args.dk.data());
+  CheckAligned(kOperation, "dv", args.dv.data());
+  CheckAligned(kOperation, "dg", args.dg.data());
+  CheckAligned(kOperation, "deta", args.deta.data());
+  CheckAligned(kOperation, "initial_state", args.initial_state.data);
+  CheckAligned(kOperation, "d_final_state", args.d_final_state.data);
+  CheckAligned(kOperation, "d_initial_state", args.d_initial_state.data);
+  CheckAligned(kOperation, "chunk_states", args.chunk_states.data());
+}
+
 template <class Kernel, class Plan>
 Kernel WalkOf(const Plan& plan) {
   Kernel walk{};
@@ -102,6 +138,7 @@ template <class C, class Launcher, class Args>
 void RunChunkForward(const Args& args, const Launcher& launcher, void* workspace,
                      std::size_t workspace_bytes) {
   if (MakeProblem(args).sequences == 0) return;
+  CheckPointers(args);
   const Card card = launcher.card();
   WithSharedLimit(typename Launcher::Limits{}, card, [&](auto limit) {
     using Kernels = ChunkKernels<C, limit.value>;
@@ -194,6 +231,7 @@ template <class C, class Launcher, class Args>
 void RunChunkBackward(const Args& args, const Launcher& launcher, void* workspace,
                       std::size_t workspace_bytes) {
   if (MakeProblem(args).sequences == 0) return;
+  CheckPointers(args);
   const Card card = launcher.card();
   using Limits = typename Launcher::Limits;
   WithSharedLimit(Limits{}, card, [&](auto limit) {

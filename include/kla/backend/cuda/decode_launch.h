@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kla/backend/cuda/check_aligned.h"
 #include "kla/backend/cuda/decode_kernel.h"
 #include "kla/backend/cuda/decode_pool.h"
 #include "kla/core/check.h"
@@ -40,13 +41,6 @@ void WithKeyDim(Index key_dim, const F& f) {
     }
     (std::make_index_sequence<std::size(kDynamicKeyDims)>{});
   }
-}
-
-// A pointer that a kernel reads element by element.
-template <class T>
-void CheckAligned(const char* operation, const char* argument, const T* pointer) {
-  KLA_CHECK(reinterpret_cast<std::uintptr_t>(pointer) % alignof(T) == 0, operation, argument,
-            "an address aligned to " + std::to_string(alignof(T)) + " bytes", "another one");
 }
 
 inline DeviceIndices DeviceIndicesOf(const IndexList& list) { return {list.narrow(), list.wide()}; }
