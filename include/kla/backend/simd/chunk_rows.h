@@ -90,21 +90,6 @@ HWY_INLINE void StoreRow(const R* HWY_RESTRICT from, Index count, bool stream, T
 // Bytes of one output that a cache may still hold when its reader comes.
 inline constexpr Index kCachedBytes = Index{4} << 20;
 
-// Fetches the lines of a row. The empty assembly keeps the calls: GCC takes a function that does
-// nothing but prefetch for one without effects, and drops it.
-template <class T>
-HWY_INLINE void PrefetchRow(const T* row, Index count) {
-#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
-  const char* bytes = reinterpret_cast<const char*>(row);
-  for (Index i = 0; i < count * static_cast<Index>(sizeof(T)); i += 64) {
-    __builtin_prefetch(bytes + i, 0, 3);
-    asm volatile("");
-  }
-#else
-  static_cast<void>(row), static_cast<void>(count);
-#endif
-}
-
 // <x, y> over `padded` elements, a multiple of the lanes. Two sums of vectors: enough to hide most
 // of the latency at the lengths of a head, and an order that depends on the target alone.
 template <class R>
@@ -180,35 +165,32 @@ HWY_INLINE void TransposeBlocks(D d, V (&v)[4]) {
 #endif
 
 #if HWY_CAP_GE512
+// Four floats each of four rows, a block of 128 bits each.
+HWY_INLINE Vector<float> LoadBlocks(const float* HWY_RESTRICT from, Index pitch) {
+  __m512 blocks = _mm512_castps128_ps512(_mm_loadu_ps(from));
+  blocks = _mm512_insertf32x4(blocks, _mm_loadu_ps(from + pitch), 1);
+  blocks = _mm512_insertf32x4(blocks, _mm_loadu_ps(from + 2 * pitch), 2);
+  return Vector<float>{_mm512_insertf32x4(blocks, _mm_loadu_ps(from + 3 * pitch), 3)};
+}
+
 // 16 x 16 floats: to[c * to_pitch + r] = factors[r] * from[r * pitch + c]; factors null: 1.
-// Blocks of 128 bits are transposed inside first, then among each other: 80 shuffles and blends.
+// Four columns at a time. Loading a block at a time puts rows 0, 4, 8, 12 side by side, and leaves
+// only the 4 x 4 blocks to transpose: 32 shuffles, which on Intel's one port for them are the cost.
 template <bool kScale>
 HWY_INLINE void Transpose16(const float* HWY_RESTRICT from, Index pitch,
                             const float* HWY_RESTRICT factors, float* HWY_RESTRICT to,
                             Index to_pitch) {
   const Tag<float> d;
-  using V = Vector<float>;
-  V quads[4][4];  // [g][c]: rows 4 g ... of columns c, c + 4, c + 8, c + 12, a block each
-  HWY_UNROLL(4) for (int g = 0; g < 4; ++g) {
+  for (Index c = 0; c < 16; c += 4) {
+    Vector<float> quad[4];
     HWY_UNROLL(4) for (int r = 0; r < 4; ++r) {
-      quads[g][r] = hn::LoadU(d, from + (4 * g + r) * pitch);
-      if constexpr (kScale) {
-        quads[g][r] = hn::Mul(quads[g][r], hn::Set(d, factors[4 * g + r]));
-      }
+      quad[r] = LoadBlocks(from + r * pitch + c, 4 * pitch);
     }
-    TransposeBlocks(d, quads[g]);
-  }
-  HWY_UNROLL(4) for (int c = 0; c < 4; ++c) {
-    const V q0 = quads[0][c], q1 = quads[1][c], q2 = quads[2][c], q3 = quads[3][c];
-    const V even01 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(q1), q0);
-    const V odd01 = hn::OddEvenBlocks(q1, hn::SwapAdjacentBlocks(q0));
-    const V even23 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(q3), q2);
-    const V odd23 = hn::OddEvenBlocks(q3, hn::SwapAdjacentBlocks(q2));
-    float* row = to + c * to_pitch;
-    hn::Store(hn::ConcatLowerLower(d, even23, even01), d, row);
-    hn::Store(hn::ConcatLowerLower(d, odd23, odd01), d, row + 4 * to_pitch);
-    hn::Store(hn::ConcatUpperUpper(d, even23, even01), d, row + 8 * to_pitch);
-    hn::Store(hn::ConcatUpperUpper(d, odd23, odd01), d, row + 12 * to_pitch);
+    TransposeBlocks(d, quad);
+    HWY_UNROLL(4) for (int i = 0; i < 4; ++i) {
+      if constexpr (kScale) quad[i] = hn::Mul(quad[i], hn::LoadU(d, factors));
+      hn::Store(quad[i], d, to + (c + i) * to_pitch);
+    }
   }
 }
 #endif
