@@ -189,10 +189,23 @@ struct GatedNormBody {
       const T* gate = u + i / heads * u_stride + i % heads * value_dim;
       const float r =
           1.0f / std::sqrt(sums[thread].value[0] / static_cast<float>(value_dim) + epsilon);
-      for (Index j = thread % 32; j < value_dim; j += 32) {
-        const auto gated = static_cast<float>(gate[j]);
-        const Index at = i * value_dim + j;
-        z[at] = static_cast<T>(static_cast<float>(o[at]) * r * weight[j] * gated * Sigmoid(gated));
+      // Four elements are read before the first is written: z may be o or not, and the compiler
+      // would wait for each store before the next load.
+      constexpr int kAhead = 4;
+      for (Index begin = thread % 32; begin < value_dim; begin += kAhead * 32) {
+        float scaled[kAhead], gated[kAhead];
+        KLA_UNROLL
+        for (int n = 0; n < kAhead; ++n) {
+          const Index j = begin + n * 32;
+          scaled[n] = j < value_dim ? static_cast<float>(o[i * value_dim + j]) * r * weight[j] : 0;
+          gated[n] = j < value_dim ? static_cast<float>(gate[j]) : 0;
+        }
+        KLA_UNROLL
+        for (int n = 0; n < kAhead; ++n) {
+          const Index j = begin + n * 32;
+          if (j >= value_dim) break;
+          z[i * value_dim + j] = static_cast<T>(scaled[n] * gated[n] * Sigmoid(gated[n]));
+        }
       }
     });
   }

@@ -60,7 +60,7 @@ class DeviceLauncher {
     config.blockDim = dim3(Body::kThreads);
     config.stream = stream_;
     config.attrs = &overlaps;
-    config.numAttrs = overlaps_ ? 1 : 0;
+    config.numAttrs = overlaps_ && CanWait<Body>() ? 1 : 0;
     CheckCuda(
         cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(&RunBody<Body>), arguments),
         step);
@@ -74,6 +74,17 @@ class DeviceLauncher {
       : stream_(stream), overlaps_(overlaps && Attribute(cudaDevAttrComputeCapabilityMajor) >= 9) {}
 
  private:
+  // Whether this kernel is code for compute capability 9 or above, which waits for the kernel ahead
+  // where it must. That of a lower one, which such a card runs as well, does not.
+  template <class Body>
+  static bool CanWait() {
+    static const bool can_wait = [] {
+      cudaFuncAttributes attributes{};
+      CheckCuda(cudaFuncGetAttributes(&attributes, RunBody<Body>), "cudaFuncGetAttributes");
+      return attributes.ptxVersion >= 90;
+    }();
+    return can_wait;
+  }
   static int Attribute(cudaDeviceAttr attribute) {
     int device = 0, value = 0;
     CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
