@@ -156,9 +156,11 @@ class ChunkBackwardHeads {
     }
   }
 
+  BlockInput<T> InputAt(const Head& at, Index t, Index count) const {
+    return BlockInput<T>(args_, at.span.batch, at.span.begin + t, count, at.key_head, at.head);
+  }
   BlockInput<T> Input(const Head& at, Index t, Index end) const {
-    return BlockInput<T>(args_, at.span.batch, at.span.begin + t, std::min(kBlock, end - t),
-                         at.key_head, at.head);
+    return InputAt(at, t, std::min(kBlock, end - t));
   }
 
   // ChunkForward without outputs: the states that enter the chunks of tokens [begin, end).
@@ -211,20 +213,35 @@ class ChunkBackwardHeads {
     });
   }
 
-  // What is packed next arrives while this segment computes: block i's share of `panel`.
+  // What is packed next arrives while this segment computes: block i's share of `panel`, every
+  // panels-th of its tokens.
   HWY_INLINE void AddKeyLines(const Next& next, Index i, Index panel, LineQueue& lines) const {
-    ForShare(next, i, panel, [&](Index batch, Index token) {
-      lines.Add(args_.k.Row(batch, token, next.at.key_head), layout_.key_dim);
-      lines.Add(args_.q.Row(batch, token, next.at.key_head), layout_.key_dim);
-      lines.Add(&args_.g(batch, token, next.at.head), 1);
-      lines.Add(&args_.eta(batch, token, next.at.head), 1);
-    });
+    const Share share = ShareOf(next, i, panel);
+    if (share.count <= 0) return;
+    const BlockInput<T> rows = InputAt(next.at, share.first, share.count);
+    lines.Add(rows.k.data, layout_.key_dim, layout_.panels * rows.k.stride, share.count);
+    lines.Add(rows.q.data, layout_.key_dim, layout_.panels * rows.q.stride, share.count);
+    lines.Add(rows.g.data, 1, layout_.panels * rows.g.stride, share.count);
+    lines.Add(rows.eta.data, 1, layout_.panels * rows.eta.stride, share.count);
   }
   HWY_INLINE void AddValueLines(const Next& next, Index i, Index panel, LineQueue& lines) const {
-    ForShare(next, i, panel, [&](Index batch, Index token) {
-      lines.Add(args_.v.Row(batch, token, next.at.head), layout_.value_dim);
-      lines.Add(args_.d_o.Row(batch, token, next.at.head), layout_.value_dim);
-    });
+    const Share share = ShareOf(next, i, panel);
+    if (share.count <= 0) return;
+    const auto add = [&](const auto& values) {
+      lines.Add(values.Row(next.at.span.batch, next.at.span.begin + share.first, next.at.head),
+                layout_.value_dim, layout_.panels * values.template stride<Time>(), share.count);
+    };
+    add(args_.v);
+    add(args_.d_o);
+  }
+  // Tokens first, first + panels, ... of a sequence.
+  struct Share {
+    Index first, count;
+  };
+  Share ShareOf(const Next& next, Index i, Index panel) const {
+    const Index begin = next.begin + i * kBlock, first = begin + panel;
+    const Index end = std::min(begin + kBlock, next.at.span.length);
+    return {first, begin < 0 ? 0 : (end - first + layout_.panels - 1) / layout_.panels};
   }
   // Block i's part of the state that enters its chunk.
   HWY_INLINE void AddStateLines(const Next& next, Index i, Index panel, LineQueue& lines) const {
@@ -238,20 +255,10 @@ class ChunkBackwardHeads {
                 (last - first) * kPanel<R>);
       return;
     }
-    const auto* state = args_.chunk_states.Row(chunk_starts_[next.at.n] + chunk, next.at.head, 0);
-    const Index column = panel * kPanel<R>;
-    for (Index k = first; k < last; ++k) {
-      lines.Add(state + k * args_.chunk_states.template stride<Key>() + column,
-                std::min(kPanel<R>, layout_.value_dim - column));
-    }
-  }
-  template <class F>
-  HWY_INLINE void ForShare(const Next& next, Index i, Index panel, const F& f) const {
-    const Index begin = next.begin + i * kBlock;
-    const Index end = std::min(begin + kBlock, next.at.span.length);
-    for (Index t = begin + panel; begin >= 0 && t < end; t += layout_.panels) {
-      f(next.at.span.batch, next.at.span.begin + t);
-    }
+    const Index column = panel * kPanel<R>, stride = args_.chunk_states.template stride<Key>();
+    lines.Add(
+        args_.chunk_states.Row(chunk_starts_[next.at.n] + chunk, next.at.head, first) + column,
+        std::min(kPanel<R>, layout_.value_dim - column), stride, last - first);
   }
 
   // dO of a block, by panels, where the second phase leaves dO^T and Z^T.

@@ -190,18 +190,21 @@ class ChunkForwardHeads {
   }
 #endif
 
-  // What is packed next arrives while this segment computes: block i's share of `panel`.
+  // What is packed next arrives while this segment computes: block i's share of `panel`, every
+  // panels-th of its tokens.
   HWY_INLINE void AddLines(const Tokens& next, Index i, Index panel, Index calls,
                            LineQueue& lines) const {
-    const Index key_head = problem_.KeyHeadOf(next.head);
-    const Index begin = next.begin + i * kBlock, end = std::min(next.end, begin + kBlock);
-    for (Index t = begin + panel; t < end; t += layout_.panels) {
-      const Index token = next.span.begin + t;
-      lines.Add(args_.k.Row(next.span.batch, token, key_head), layout_.key_dim);
-      lines.Add(args_.q.Row(next.span.batch, token, key_head), layout_.key_dim);
-      lines.Add(args_.v.Row(next.span.batch, token, next.head), layout_.value_dim);
-      lines.Add(&args_.g(next.span.batch, token, next.head), 1);
-      lines.Add(&args_.eta(next.span.batch, token, next.head), 1);
+    const Index begin = next.begin + i * kBlock + panel, panels = layout_.panels;
+    const Index end = std::min(next.end, next.begin + (i + 1) * kBlock);
+    const Index count = (end - begin + panels - 1) / panels;
+    if (count > 0) {
+      const BlockInput<T> rows(args_, next.span.batch, next.span.begin + begin, count,
+                               problem_.KeyHeadOf(next.head), next.head);
+      lines.Add(rows.k.data, layout_.key_dim, panels * rows.k.stride, count);
+      lines.Add(rows.q.data, layout_.key_dim, panels * rows.q.stride, count);
+      lines.Add(rows.v.data, layout_.value_dim, panels * rows.v.stride, count);
+      lines.Add(rows.g.data, 1, panels * rows.g.stride, count);
+      lines.Add(rows.eta.data, 1, panels * rows.eta.stride, count);
     }
     lines.SpreadOver(calls);
   }

@@ -9,58 +9,63 @@
 #define KLA_BACKEND_SIMD_LINE_QUEUE_H_
 
 #include "kla/backend/simd/target.h"
+#include "kla/core/check.h"
 #include "kla/core/scalar.h"
 
 namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
-// Rows of memory whose lines are fetched in the order in which the rows were added.
+// Lines of runs of rows, in the order in which the runs were added.
 class LineQueue {
  public:
-  static constexpr Index kLineBytes = 64;
-
-  // The lines of `count` elements from `row` on; not kept if kMaxRows rows are waiting.
+  // `rows` rows of `count` elements, `stride` elements apart, the first at `row`.
   template <class T>
-  HWY_INLINE void Add(const T* row, Index count) {
-    if (size_ == kMaxRows || count <= 0) return;
-    const char* const begin = reinterpret_cast<const char*>(row);
-    rows_[size_++] = {begin, begin + count * static_cast<Index>(sizeof(T))};
-    lines_ += (rows_[size_ - 1].end - begin + kLineBytes - 1) / kLineBytes;
+  HWY_INLINE void Add(const T* row, Index count, Index stride = 0, Index rows = 1) {
+    constexpr Index kSize = static_cast<Index>(sizeof(T));
+    if (count <= 0 || rows <= 0) return;
+    KLA_DCHECK(size_ < kMaxRuns);
+    runs_[size_++] = {reinterpret_cast<const char*>(row), count * kSize, stride * kSize, rows};
+    lines_ += (count * kSize + kLineBytes - 1) / kLineBytes * rows;
   }
 
   // Spreads what was added over `calls` calls of Fetch().
   HWY_INLINE void SpreadOver(Index calls) { quota_ = (lines_ + calls - 1) / calls; }
 
   HWY_INLINE void Fetch() {
-    for (Index i = 0; i < quota_; ++i) {
-      if (row_ == size_) return;
-      PrefetchLine(rows_[row_].next);
-      rows_[row_].next += kLineBytes;
-      if (rows_[row_].next >= rows_[row_].end) ++row_;
+    for (Index i = 0; i < quota_ && run_ < size_; ++i) {
+      Run& run = runs_[run_];
+      PrefetchLine(run.row + offset_);
+      offset_ += kLineBytes;
+      if (offset_ < run.bytes) continue;
+      offset_ = 0;
+      run.row += run.stride;
+      if (--run.rows == 0) ++run_;
     }
   }
 
  private:
-  static constexpr Index kMaxRows = 384;
+  static constexpr Index kLineBytes = 64, kMaxRuns = 8;
 
-  struct Row {
-    const char *next, *end;
+  struct Run {
+    const char* row;
+    Index bytes, stride, rows;
   };
 
-  // The empty assembly keeps the call: GCC takes a function that does nothing but prefetch for one
-  // without effects, and drops it.
+  // Into the second-level cache: what is fetched is read a segment later. The empty assembly keeps
+  // the call: GCC takes a function that does nothing but prefetch for one without effects, and
+  // drops it.
   static HWY_INLINE void PrefetchLine(const char* line) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
-    __builtin_prefetch(line, 0, 2);  // into L2: it is used a segment later
+    __builtin_prefetch(line, 0, 2);
     asm volatile("");
 #else
     static_cast<void>(line);
 #endif
   }
 
-  Row rows_[kMaxRows];
-  Index size_ = 0, row_ = 0, lines_ = 0, quota_ = 0;
+  Run runs_[kMaxRuns];
+  Index size_ = 0, run_ = 0, offset_ = 0, lines_ = 0, quota_ = 0;
 };
 
 // Where nothing is to be fetched.
