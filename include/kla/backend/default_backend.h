@@ -11,9 +11,10 @@ namespace kla {
 
 using DefaultBackend = Simd;
 
-// Backend and instruction set, such as "Simd/AVX2" or "Simd/AVX3_DL+BF16": what this translation
-// unit was compiled for, and what of it the system refuses. Print it where speed matters; the
-// library itself prints nothing.
+// Backend and instruction set, such as "Simd/AVX2" or "Simd/AVX3_DL+BF16+AMX": what this
+// translation unit was compiled for, and what of it the system refuses. Print it where speed
+// matters; the library itself prints nothing. (To know that, it asks the system for AMX where it is
+// compiled in.)
 template <class Backend = DefaultBackend>
 std::string BackendName() {
   std::string name = std::string(Backend::kName) + "/" + std::string(Backend::kInstructionSet);

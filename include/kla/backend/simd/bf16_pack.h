@@ -163,10 +163,9 @@ HWY_INLINE void PairRows(const float* HWY_RESTRICT from, Index rows, Pair* HWY_R
   }
 }
 
-// The state of a panel [key_rows][kPanel] in pairs, with zeros behind it, [PairPitch][kPanel].
-HWY_INLINE void PairState(const BlockLayout<float>& layout, const float* state, Pair* to) {
-  PairRows(state, layout.key_rows, to);
-  std::fill(to + layout.key_rows / 2 * kPanel<float>, to + layout.PairPitch() * kPanel<float>,
+// Zeros behind the pairs of a state [key_rows / 2][kPanel], to [PairPitch][kPanel].
+HWY_INLINE void ZeroPairTail(const BlockLayout<float>& layout, Pair* pairs) {
+  std::fill(pairs + layout.key_rows / 2 * kPanel<float>, pairs + layout.PairPitch() * kPanel<float>,
             Pair{0});
 }
 

@@ -14,9 +14,9 @@ namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
-inline constexpr Index kTile = 16;  // rows, columns, and words of a row
-inline constexpr Index kPanelBytes = kPanel<float> * sizeof(float);
-static_assert(kBlock == kTile && kPanel<float> == 2 * kTile);
+inline constexpr Index kTileSide = 16;  // rows, columns, and words of a row
+inline constexpr Index kPanelRowBytes = kPanel<float> * sizeof(float);
+static_assert(kBlock == kTileSide && kPanel<float> == 2 * kTileSide);
 
 // A block in the same memory as Block<float>, which it is a view of.
 struct TileBlock {
@@ -26,21 +26,21 @@ struct TileBlock {
         keys(rows + 2 * kBlock * layout.PairPitch()),
         p(reinterpret_cast<Pair*>(base.p)) {}
 
-  const Block<float>& block;
+  Block<float> block;
   Pair* rows;  // [2C][PairPitch]     k_i, then q_i, as they were given
   Pair* keys;  // [key_rows][C / 2]   K^T, pairs of tokens
   Pair* p;     // [C][C / 2]          P, pairs along its rows
 };
 
 // [K; Q] b over one tile of columns: the product of the block's rows [2C][2 pitch] with b in pairs,
-// [pitch][b_pitch]; sums [2C][sum_pitch].   Fetches lines once every 32 rows of b.
+// [pitch][b_pitch]; sums [2C][sum_pitch].   Fetches lines once every 16 pairs.
 template <class Lines>
 HWY_INLINE void MultiplyRowTiles(const Pair* rows, Index pitch, const Pair* b, Index b_pitch,
                                  float* sums, Index sum_pitch, Lines& lines) {
   constexpr Index kWord = sizeof(Pair);
   _tile_zero(0);
   _tile_zero(1);
-  for (Index k = 0; k < pitch; k += kTile) {
+  for (Index k = 0; k < pitch; k += kTileSide) {
     _tile_loadd(2, rows + k, pitch * kWord);
     _tile_loadd(3, rows + kBlock * pitch + k, pitch * kWord);
     _tile_loadd(4, b + k * b_pitch, b_pitch * kWord);
@@ -54,19 +54,19 @@ HWY_INLINE void MultiplyRowTiles(const Pair* rows, Index pitch, const Pair* b, I
 
 // The right factor of AddHalfProducts: pairs of a panel, [C / 2][kPanel].
 HWY_INLINE void LoadHalfPairs(const Pair* b) {
-  _tile_loadd(6, b, kPanelBytes);
-  _tile_loadd(7, b + kTile, kPanelBytes);
+  _tile_loadd(6, b, kPanelRowBytes);
+  _tile_loadd(7, b + kTileSide, kPanelRowBytes);
 }
 
 // sums [16][kPanel] += a b with a [16][C / 2] in pairs, b from LoadHalfPairs.
 HWY_INLINE void AddHalfProducts(const Pair* a, float* sums) {
   _tile_loadd(5, a, kBlock / 2 * sizeof(Pair));
-  _tile_loadd(0, sums, kPanelBytes);
-  _tile_loadd(1, sums + kTile, kPanelBytes);
+  _tile_loadd(0, sums, kPanelRowBytes);
+  _tile_loadd(1, sums + kTileSide, kPanelRowBytes);
   _tile_dpbf16ps(0, 5, 6);
   _tile_dpbf16ps(1, 5, 7);
-  _tile_stored(0, sums, kPanelBytes);
-  _tile_stored(1, sums + kTile, kPanelBytes);
+  _tile_stored(0, sums, kPanelRowBytes);
+  _tile_stored(1, sums + kTileSide, kPanelRowBytes);
 }
 
 // Packs one block: reads q, k, v, g, eta once.
@@ -97,10 +97,10 @@ HWY_NOINLINE void PackTileBlock(const BlockInput<bfloat16>& input, const BlockLa
 
 // How often a walk of one block over one panel fetches lines.
 inline Index TileFetchCalls(const BlockLayout<float>& layout) {
-  return kPanel<float> / kTile * (layout.PairPitch() / kTile) + layout.key_rows / kTile;
+  return kPanel<float> / kTileSide * (layout.PairPitch() / kTileSide) + layout.key_rows / kTileSide;
 }
 
-// The state of a panel in pairs, as PairState, and times `decay` in place: the products of a block
+// The state of a panel in pairs, and times `decay` in place: the products of a block
 // read the former, its update begins with the latter.
 HWY_INLINE void PairAndDecayState(const BlockLayout<float>& layout, float decay,
                                   float* HWY_RESTRICT state, Pair* HWY_RESTRICT to) {
@@ -116,7 +116,7 @@ HWY_INLINE void PairAndDecayState(const BlockLayout<float>& layout, float decay,
       hn::Store(hn::Mul(factor, high), d, row + kPanel<float>);
     }
   }
-  std::fill(to + rows / 2 * kPanel<float>, to + layout.PairPitch() * kPanel<float>, Pair{0});
+  ZeroPairTail(layout, to);
 }
 
 // WalkBlock in tiles. `state` enters as gamma_C S, and scratch.state as S in pairs; S+ leaves.
@@ -130,7 +130,7 @@ HWY_NOINLINE void WalkTileBlock(const BlockLayout<float>& layout, const TileBloc
   float* values = block.values + panel * kBlock * kColumns;
   float* products = scratch.panel.products;
   TileFence();
-  for (Index n = 0; n < kColumns; n += kTile) {  // [K; Q] S
+  for (Index n = 0; n < kColumns; n += kTileSide) {  // [K; Q] S
     MultiplyRowTiles(tile.rows, layout.PairPitch(), scratch.state + n, kColumns, products + n,
                      kColumns, lines);
   }
@@ -150,7 +150,7 @@ HWY_NOINLINE void WalkTileBlock(const BlockLayout<float>& layout, const TileBloc
   LoadHalfPairs(scratch.pseudo_values);  // O = gamma (s Q S) + P V'
   AddHalfProducts(tile.p, values);
   LoadHalfPairs(scratch.weighted);  // S+ = gamma_C S + K^T (w V')
-  for (Index k = 0; k < layout.key_rows; k += kTile) {
+  for (Index k = 0; k < layout.key_rows; k += kTileSide) {
     AddHalfProducts(tile.keys + k * kBlock / 2, state + k * kColumns);
     lines.Fetch();
   }

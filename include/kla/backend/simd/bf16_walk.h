@@ -20,7 +20,7 @@ struct DotBlock {
         keys(keys_queries + layout.key_rows * kBlock),
         p(reinterpret_cast<Pair*>(base.p)) {}
 
-  const Block<float>& block;
+  Block<float> block;
   Pair* keys_queries;  // [key_rows / 2][2C]   pairs along the key axis; columns: k_i, then q_i
   Pair* keys;          // [key_rows][C / 2]    K^T, pairs of tokens
   Pair* p;             // [C][C / 2]           P, pairs along its rows
@@ -118,7 +118,7 @@ struct DotKernel {
    public:
     Walk(const BlockLayout<float>& layout, const Block& /*first*/, float* state)
         : layout_(layout), state_(state) {
-      PairState(layout, state, scratch_.state);
+      PairRows(state, layout.key_rows, scratch_.state);
     }
     Index FetchCalls() const { return kla::HWY_NAMESPACE::FetchCalls(layout_, 2 * kBlock); }
     template <class Lines>

@@ -283,10 +283,10 @@ class ChunkBackwardHeads {
       const Index t = begin + i * kBlock;
       R* state = m.states + i * state_size_ + offset;
       if (t % kChunk == 0) LoadChunkState(at, t / kChunk, panel, state);
+      const bool more = i + 1 < count && (t + kBlock) % kChunk != 0;
       LineQueue lines;
       AddKeyLines(next, i, panel, lines);
-      lines.SpreadOver(FetchCalls(layout_, kBlock));
-      const bool more = i + 1 < count && (t + kBlock) % kChunk != 0;
+      lines.SpreadOver(FetchCalls(layout_, kBlock, more));
       RecallPanel(layout_, BlockAt(m, i), panel, state, more ? state + state_size_ : nullptr,
                   scratch, lines);
     }

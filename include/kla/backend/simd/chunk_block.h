@@ -215,10 +215,12 @@ HWY_INLINE Rows<R> RowsOf(const Rows<T>& from, Index count, const BlockLayout<R>
   return {memory.data, layout.key_pitch};
 }
 
-// |x|^2 of every row, in W.
+// |x|^2 of every row, in W; 0 of those behind the last token.
 template <class W, class R>
-HWY_INLINE void SquaredNorms(const Rows<R>& rows, Index pitch, W* norm2) {
-  for (Index i = 0; i < kBlock; ++i) norm2[i] = SquaredNorm<W>(rows[i], pitch);
+HWY_INLINE void SquaredNorms(const Rows<R>& rows, Index count, Index pitch, W* norm2) {
+  for (Index i = 0; i < kBlock; ++i) {
+    norm2[i] = i < count ? SquaredNorm<W>(rows[i], pitch) : W(0);
+  }
 }
 
 // to [key_rows][2C], C columns of it: the rows times their factors, which may be beyond the range
@@ -250,14 +252,15 @@ HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& la
   using W = Wide<R>;
   const Index pitch = layout.key_pitch;
   const W epsilon(problem.epsilon);
-  BlockRows<R> key_memory, query_memory;
-  const Rows<R> keys = RowsOf(input.k, input.count, layout, key_memory);
-  const Rows<R> queries = RowsOf(input.q, input.count, layout, query_memory);
+  BlockRows<R> memory;  // of one axis at a time: a frame on the stack of every thread
   W key_norm2[kBlock], query_norm2[kBlock], key_factor[kBlock], query_factor[kBlock];
   R value_factor[kBlock];
   // From a norm to its factor is a chain of roots and divisions: those of all tokens overlap.
-  SquaredNorms(keys, pitch, key_norm2);
-  if constexpr (StepSize::kNormalizeQuery) SquaredNorms(queries, pitch, query_norm2);
+  if constexpr (StepSize::kNormalizeQuery) {
+    SquaredNorms(RowsOf(input.q, input.count, layout, memory), input.count, pitch, query_norm2);
+  }
+  const Rows<R> keys = RowsOf(input.k, input.count, layout, memory);
+  SquaredNorms(keys, input.count, pitch, key_norm2);
   for (Index i = 0; i < kBlock; ++i) {
     UnitKeyScales<W> unit{};  // of tokens behind the last one: k~ = q^ = v~ = 0 and b = 0
     W query(0);
@@ -275,8 +278,9 @@ HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& la
       scales->query[i] = query;
     }
   }
-  PackRows(keys, key_factor, layout, key_memory, block.keys_queries);
-  PackRows(queries, query_factor, layout, query_memory, block.keys_queries + kBlock);
+  PackRows(keys, key_factor, layout, memory, block.keys_queries);
+  PackRows(RowsOf(input.q, input.count, layout, memory), query_factor, layout, memory,
+           block.keys_queries + kBlock);
   for (Index i = 0; i < kBlock; ++i) {
     for (Index panel = 0; panel < layout.panels; ++panel) {
       const Index first = panel * kPanel<R>;

@@ -52,7 +52,7 @@ class ChunkForwardHeads {
         stream_(problem_.batch * problem_.tokens * problem_.value_heads * problem_.value_dim *
                     static_cast<Index>(sizeof(T)) >
                 kCachedBytes),
-        pairs_(MayPair() && args.chunk_states.is_null()) {}
+        pairs_(args.chunk_states.is_null() && MayPair()) {}
 
   template <class Executor>
   void Run(const Executor& executor) const {

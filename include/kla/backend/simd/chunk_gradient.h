@@ -173,7 +173,7 @@ HWY_NOINLINE void MultiplyOutputs(const BlockLayout<R>& layout, const GradientBl
       tile.Store(out.z_y + r * kBlock + first, kBlock);
     }
   }
-  // In place: M for Z V'^T, X for Y. What reaches dG through P and A at (i, j), and d step.
+  // M takes the place of Z V'^T. What reaches dG through P and A at (i, j), and d step.
   alignas(64) R through[kBlock * kBlock], along[kBlock * kBlock], transposed[kBlock * kBlock];
   const Tag<R> d;
   const auto lane = hn::Iota(d, R(0));

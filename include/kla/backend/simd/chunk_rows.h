@@ -120,23 +120,14 @@ HWY_INLINE W SquaredNorm(const R* HWY_RESTRICT x, Index padded) {
   return static_cast<W>(norm2);
 }
 
-// x *= factor over `padded` elements.
-template <class W, class R>
-HWY_INLINE void ScaleInPlace(W factor, R* HWY_RESTRICT x, Index padded) {
-  const Tag<R> d;
-  const auto scale = hn::Set(d, static_cast<R>(factor));
-  for (Index i = 0; i < padded; i += kLanes<R>) {
-    hn::Store(hn::Mul(scale, hn::Load(d, x + i)), d, x + i);
-  }
-}
-
 // Whether multiplying by `factor`, or by 1 / factor, keeps the normal range of R (float: 1e-38). 0
 // is the factor of rows that are 0.
 template <class R, class W>
 HWY_INLINE bool IsInRange(W factor) {
   if constexpr (std::is_same_v<W, R>) return true;
   constexpr W kSmallest(1e-30), kLargest(1e30);
-  return (factor > kSmallest && factor < kLargest) || factor == W(0);
+  const W magnitude = factor < W(0) ? -factor : factor;
+  return (magnitude > kSmallest && magnitude < kLargest) || magnitude == W(0);
 }
 
 // `factor` in R, by which x is still to be multiplied. Where it is out of range, as |x|^2 then was,
@@ -173,7 +164,8 @@ HWY_INLINE Vector<float> LoadBlocks(const float* HWY_RESTRICT from, Index pitch)
   return Vector<float>{_mm512_insertf32x4(blocks, _mm_loadu_ps(from + 3 * pitch), 3)};
 }
 
-// 16 x 16 floats: to[c * to_pitch + r] = factors[r] * from[r * pitch + c]; factors null: 1.
+// 16 x 16 floats: to[c * to_pitch + r] = factors[r] * from[r * pitch + c], without factors unless
+// kScale.
 // Four columns at a time. Loading a block at a time puts rows 0, 4, 8, 12 side by side, and leaves
 // only the 4 x 4 blocks to transpose: 32 shuffles, which on Intel's one port for them are the cost.
 template <bool kScale>

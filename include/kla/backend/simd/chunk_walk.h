@@ -24,12 +24,12 @@ struct PanelScratch {
 // divides key_rows; then lines are fetched.
 inline constexpr Index kFetchRows = 16;
 
-// How often `lines` are fetched by a product of `rows` rows with the state and by its update, for
-// one block and one panel.
+// How often at least `lines` are fetched by a product of `rows` rows with the state and, if it
+// `updates` it, by that, for one block and one panel.
 template <class R>
-constexpr Index FetchCalls(const BlockLayout<R>& layout, Index rows) {
+constexpr Index FetchCalls(const BlockLayout<R>& layout, Index rows, bool updates = true) {
   return (rows + kTallRows - 1) / kTallRows * (layout.key_rows / kFetchRows) +
-         layout.key_rows / kTallRows;
+         (updates ? layout.key_rows / kTallRows : 0);
 }
 
 // [K; s Q] S, the first `rows` of its 2C rows.   2 K flops an element
@@ -109,9 +109,9 @@ HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
 }
 
 // One block of one panel: o replaces v~ in `values`, the state moves on to the next block.
-// 6 C K + 2 C^2 flops a column; reads the state three times and writes it once, all in L1:
-// 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
-// Meanwhile `lines` are fetched, in FetchCalls(layout, 2C) parts or a few more.
+// 6 C K + 2 C^2 flops a column; reads the state in tiles of 12 rows, three times, and once more to
+// update it, all in L1: 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
+// Meanwhile `lines` are fetched, FetchCalls(layout, 2C) times.
 template <class R, class Lines>
 HWY_INLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
                           R* HWY_RESTRICT state, PanelScratch<R>& scratch, Lines& lines) {

@@ -19,12 +19,13 @@ inline namespace KLA_SIMD_VARIANT {
 // Lines of runs of rows, in the order in which the runs were added.
 class LineQueue {
  public:
-  // `rows` rows of `count` elements, `stride` elements apart, the first at `row`.
+  // `rows` rows of `count` elements, `stride` elements apart, the first at `row`. (Of a row that
+  // does not begin on a line, the last line may be left out.)
   template <class T>
   HWY_INLINE void Add(const T* row, Index count, Index stride = 0, Index rows = 1) {
     constexpr Index kSize = static_cast<Index>(sizeof(T));
-    if (count <= 0 || rows <= 0) return;
     KLA_DCHECK(size_ < kMaxRuns);
+    if (count <= 0 || rows <= 0 || size_ == kMaxRuns) return;
     runs_[size_++] = {reinterpret_cast<const char*>(row), count * kSize, stride * kSize, rows};
     lines_ += (count * kSize + kLineBytes - 1) / kLineBytes * rows;
   }

@@ -21,7 +21,8 @@ namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
-// The tile of this target: as many accumulators as registers allow, with room for operands.
+// The tiles of this target: kTileRows for the C = 16 rows of a block, kTallRows for products of
+// more (ForTiles), with 24 sums, 2 vectors of b and a factor in 32 registers.
 #if HWY_CAP_GE512
 inline constexpr int kTileRows = 8, kTallRows = 12;
 #else
@@ -62,14 +63,6 @@ struct RegisterTile {
       HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
         v[r][n] = hn::Mul(factor, hn::Load(D(), c + r * pitch + n * kStep));
       }
-    }
-  }
-
-  // row r *= factors[r]
-  HWY_INLINE void ScaleRows(const R* HWY_RESTRICT factors) {
-    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
-      const V factor = hn::Set(D(), factors[r]);
-      HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) v[r][n] = hn::Mul(v[r][n], factor);
     }
   }
 

@@ -67,9 +67,9 @@ namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
 #if KLA_SIMD_HAS_BF16_TILES
-// Whether this process may use tile registers. Linux grants them on request, once for all its
-// threads, because they enlarge what it saves of a thread; where it refuses, kernels multiply
-// floats instead.
+// Whether this process may use tile registers; asks at the first call. Linux grants them on
+// request, once for all its threads, because they enlarge what it saves of a thread; where it
+// refuses, kernels multiply floats instead.
 inline bool TilesAreAllowed() {
   static const bool allowed = [] {
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
