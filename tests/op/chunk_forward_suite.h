@@ -61,19 +61,37 @@ TYPED_TEST_P(ChunkForwardTest, OtherStepSizes) {
 }
 
 #if defined(_OPENMP)
+// Tasks are heads, columns of V or blocks, depending on how many heads, threads and columns there
+// are.
 TYPED_TEST_P(ChunkForwardTest, SameBitsForEveryThreadCount) {
-  for (const Index heads : {1, 5}) {
-    const Case c{.name = "threads",
-                 .tokens = 333,
-                 .key_heads = heads,
-                 .value_heads = heads,
-                 .cu_seqlens = {0, 300, 333}};
+  using R = Accumulator<typename TypeParam::T>;
+  const auto packed = [](Index heads) {
+    return Case{.name = "threads",
+                .tokens = 333,
+                .key_heads = heads,
+                .value_heads = heads,
+                .cu_seqlens = {0, 300, 333}};
+  };
+  for (const Case& c :
+       {packed(1), packed(5), Case{.name = "one", .tokens = 150, .transposed_state = true}}) {
     const Given<TypeParam> given(c, 7);
-    const auto serial = RunForward<TypeParam>(c, given.tensors);
-    for (const int threads : {1, 2, 7}) {
-      const auto parallel = RunForward<TypeParam>(c, given.tensors, OpenMp{threads});
-      EXPECT_TRUE(parallel.o.SameBits(serial.o)) << threads;
-      EXPECT_TRUE(parallel.final_state.key_rows.SameBits(serial.final_state.key_rows)) << threads;
+    const Index chunks = ChunkCount(c.offsets(), 1, c.tokens, TypeParam::kChunkTokens);
+    for (const bool keep_states : {false, true}) {
+      const auto run = [&](const auto& executor, auto& states) {
+        return RunForward<TypeParam>(c, given.tensors, executor,
+                                     keep_states ? states.view() : ChunkStateView<R>());
+      };
+      const typename ChunkStateView<R>::Sizes extents = {chunks, c.value_heads, TypeParam::kKeyDim,
+                                                         TypeParam::kValueDim};
+      Array<ChunkStateView<R>> serial_states(extents);
+      const auto serial = run(Serial{}, serial_states);
+      for (const int threads : {1, 2, 3, 7}) {
+        Array<ChunkStateView<R>> states(extents);
+        const auto parallel = run(OpenMp{threads}, states);
+        EXPECT_TRUE(parallel.o.SameBits(serial.o)) << threads;
+        EXPECT_TRUE(parallel.final_state.key_rows.SameBits(serial.final_state.key_rows)) << threads;
+        EXPECT_TRUE(states.SameBits(serial_states)) << threads;
+      }
     }
   }
 }
