@@ -16,13 +16,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdint>
 #include <memory>
 #include <random>
 #include <string>
 #include <type_traits>
 #include <utility>
 
+#include "kla/backend/cuda/check_memory.h"
 #include "kla/backend/cuda/layer_step.h"
 #include "kla/core/check.h"
 #include "kla/core/view.h"
@@ -106,11 +106,7 @@ class DeviceLayer {
       options.final_state->recurrent().CheckSlots(kName, options.slots, count);
     }
     const Arrays arrays(config_, sizes(), CallOf(batch, tokens, options), workspace.data());
-    KLA_CHECK(workspace.bytes() >= arrays.bytes, kName, "workspace",
-              std::to_string(arrays.bytes) + " bytes (WorkspaceBytes)",
-              std::to_string(workspace.bytes()));
-    KLA_CHECK(reinterpret_cast<std::uintptr_t>(workspace.data()) % 256 == 0, kName, "workspace",
-              "memory aligned to 256 bytes", "a misaligned pointer");
+    CheckWorkspace(kName, workspace.data(), workspace.bytes(), arrays.bytes);
     CheckOutside(kName, "x", x, arrays);
 
     workspace.kept_.reset();

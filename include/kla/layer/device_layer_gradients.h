@@ -2,7 +2,7 @@
 // layer: what a Backward on a device does between its products and the recurrence, as kernel bodies
 // (see device_layer_kernels.h). Gradients of parameters are sums over all tokens: each part of the
 // rows sums its own in a fixed order, in float, and SumPartsBody adds up the parts, so that results
-// have the same bits on every run and every device.
+// have the same bits on every run.
 #ifndef KLA_LAYER_DEVICE_LAYER_GRADIENTS_H_
 #define KLA_LAYER_DEVICE_LAYER_GRADIENTS_H_
 
@@ -48,8 +48,8 @@ struct SmallGradients {
 
 // The short convolution, from dy; x, taps, windows and sequences are those of the forward body.
 // With p_t = sum_j w_j x_{t-3+j}:
-//   dp = dy SiLU'(p)    dx_t = sum_j w_j dp_{t+3-j} inside the sequence    dw_j = sum_t dp_t
-//   x_{t-3+j}
+//   dp = dy SiLU'(p)    dx_t = sum_j w_j dp_{t+3-j} inside the sequence
+//   dw_j = sum_t dp_t x_{t-3+j}
 // A thread walks the rows of a part in one channel, and the three rows behind them, of which it
 // takes dp alone.
 template <class T>

@@ -83,7 +83,7 @@ struct ProductMemory {
 };
 
 // The arrays of a Forward and of its Backward, rows = B T. The state that enters each chunk is not
-// among them: a walk over chunks carries it along in the time that loading it would take.
+// among them: ChunkBackward walks to it once more.
 template <class Platform, HeadShape Shape, StepSizePolicy StepSize, class T>
 class DeviceArrays {
  public:

@@ -7,12 +7,11 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <string>
 #include <type_traits>
 #include <utility>
 
-#include "kla/backend/cuda/check_aligned.h"
+#include "kla/backend/cuda/check_memory.h"
 #include "kla/backend/cuda/chunk_gradient.h"
 #include "kla/backend/cuda/chunk_plan.h"
 #include "kla/backend/cuda/chunk_walk_back.h"
@@ -73,48 +72,38 @@ inline void CheckCard(const char* operation, int needed, const Card& card) {
                 " bytes of shared memory for a thread block, or smaller K",
             std::to_string(card.shared_bytes));
 }
-inline void CheckWorkspace(const char* operation, const void* workspace, std::size_t given,
-                           std::size_t needed) {
-  KLA_CHECK(given >= needed && (workspace != nullptr || needed == 0), operation, "workspace",
-            std::to_string(needed) + " bytes (WorkspaceBytes)",
-            workspace == nullptr ? "a null pointer" : std::to_string(given));
-  KLA_CHECK(reinterpret_cast<std::uintptr_t>(workspace) % 256 == 0, operation, "workspace",
-            "memory aligned to 256 bytes", "a misaligned pointer");
-}
 
 // Of every array, to its element: rows and states that begin on 16 bytes are read in such pieces,
 // others element by element.
+template <class Args>
+void CheckInputPointers(const char* operation, const Args& args) {
+  CheckAligned(operation, "q", args.q.data());
+  CheckAligned(operation, "k", args.k.data());
+  CheckAligned(operation, "v", args.v.data());
+  CheckAligned(operation, "g", args.g.data());
+  CheckAligned(operation, "eta", args.eta.data());
+  CheckAligned(operation, "initial_state", args.initial_state.data);
+  CheckAligned(operation, "chunk_states", args.chunk_states.data());
+}
 template <class T, class State>
 void CheckPointers(const ChunkForwardArgs<T, State>& args) {
   constexpr const char* kOperation = "ChunkForward";
-  CheckAligned(kOperation, "q", args.q.data());
-  CheckAligned(kOperation, "k", args.k.data());
-  CheckAligned(kOperation, "v", args.v.data());
-  CheckAligned(kOperation, "g", args.g.data());
-  CheckAligned(kOperation, "eta", args.eta.data());
+  CheckInputPointers(kOperation, args);
   CheckAligned(kOperation, "o", args.o.data());
-  CheckAligned(kOperation, "initial_state", args.initial_state.data);
   CheckAligned(kOperation, "final_state", args.final_state.data);
-  CheckAligned(kOperation, "chunk_states", args.chunk_states.data());
 }
 template <class T, class State>
 void CheckPointers(const ChunkBackwardArgs<T, State>& args) {
   constexpr const char* kOperation = "ChunkBackward";
-  CheckAligned(kOperation, "q", args.q.data());
-  CheckAligned(kOperation, "k", args.k.data());
-  CheckAligned(kOperation, "v", args.v.data());
-  CheckAligned(kOperation, "g", args.g.data());
-  CheckAligned(kOperation, "eta", args.eta.data());
+  CheckInputPointers(kOperation, args);
   CheckAligned(kOperation, "d_o", args.d_o.data());
   CheckAligned(kOperation, "dq", args.dq.data());
   CheckAligned(kOperation, "dk", args.dk.data());
   CheckAligned(kOperation, "dv", args.dv.data());
   CheckAligned(kOperation, "dg", args.dg.data());
   CheckAligned(kOperation, "deta", args.deta.data());
-  CheckAligned(kOperation, "initial_state", args.initial_state.data);
   CheckAligned(kOperation, "d_final_state", args.d_final_state.data);
   CheckAligned(kOperation, "d_initial_state", args.d_initial_state.data);
-  CheckAligned(kOperation, "chunk_states", args.chunk_states.data());
 }
 
 template <class Kernel, class Plan>

@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "kla/backend/cuda/check_aligned.h"
+#include "kla/backend/cuda/check_memory.h"
 #include "kla/backend/cuda/decode_kernel.h"
 #include "kla/backend/cuda/decode_pool.h"
 #include "kla/core/check.h"

@@ -102,19 +102,6 @@ struct PairFactors {
   }
 };
 
-// block.values = v~ in float.
-HWY_INLINE void PackValues(const BlockInput<bfloat16>& input, const BlockLayout<float>& layout,
-                           const PairFactors& factors, const Block<float>& block) {
-  for (Index i = 0; i < kBlock; ++i) {
-    for (Index panel = 0; panel < layout.panels; ++panel) {
-      const Index first = panel * kPanel<float>;
-      const Index used = i < input.count ? std::min(kPanel<float>, layout.value_dim - first) : 0;
-      LoadRow(used > 0 ? input.v[i] + first : nullptr, used, factors.value[i],
-              block.values + (panel * kBlock + i) * kPanel<float>, kPanel<float>);
-    }
-  }
-}
-
 // A and P, as BlockMatrices, from products = K K^T, then Q K^T [2C][C] of the packed rows; P in
 // pairs along its rows.
 HWY_INLINE void PairMatrices(const BlockInput<bfloat16>& input, const PairFactors& factors,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // backend/simd: register tiles of bfloat16 products, summed in float, where the instruction set has
-// the dot product of pairs (vdpbf16ps). Twice the multiply-adds of float in the
-// same time on AMD Zen, half on Intel, which has tile registers instead.
+// the dot product of pairs (vdpbf16ps): on AMD Zen twice the multiply-adds of float in the same
+// time, on Intel, which has tile registers besides, half (bench: Ceiling/Bf16DotPeak beside
+// FmaPeak).
 //
 // Matrices are stored as words of two bfloat16 that lie side by side along the inner dimension.
 #ifndef KLA_BACKEND_SIMD_BF16_TILE_H_

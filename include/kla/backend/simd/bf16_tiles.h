@@ -71,7 +71,7 @@ HWY_INLINE void AddHalfProducts(const Pair* a, float* sums) {
 
 // Packs one block: reads q, k, v, g, eta once.
 template <class StepSize>
-HWY_NOINLINE void PackTileBlock(const BlockInput<bfloat16>& input, const BlockLayout<float>& layout,
+HWY_NOINLINE void PackPairBlock(const BlockInput<bfloat16>& input, const BlockLayout<float>& layout,
                                 const Problem& problem, const TileBlock& tile) {
   const Index pitch = layout.PairPitch();
   alignas(64) Pair transposed[kMaxHeadDim / 2 * kBlock];  // K^T [pitch][C]
@@ -83,7 +83,7 @@ HWY_NOINLINE void PackTileBlock(const BlockInput<bfloat16>& input, const BlockLa
   TransposePairs(tile.rows, pitch, pitch, transposed, kBlock);
   PairTokens(transposed, kBlock, layout.key_rows, tile.keys);
   factors.FromNorms<StepSize>(input, problem, tile.block.step);
-  PackValues(input, layout, factors, tile.block);
+  PackValues(input, layout, factors.value, tile.block);
   alignas(64) float products[2 * kBlock * kBlock];
   TileFence();
   {
@@ -161,11 +161,6 @@ HWY_NOINLINE void WalkTileBlock(const BlockLayout<float>& layout, const TileBloc
 struct TileKernel {
   using Block = TileBlock;
   static bool IsAllowed() { return TilesAreAllowed(); }
-  template <class StepSize>
-  static void Pack(const BlockInput<bfloat16>& input, const BlockLayout<float>& layout,
-                   const Problem& problem, const Block& block) {
-    PackTileBlock<StepSize>(input, layout, problem, block);
-  }
 
   // Walks the blocks of one panel in order; each Step() is told which block comes next.
   class Walk {

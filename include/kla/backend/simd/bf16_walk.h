@@ -28,8 +28,8 @@ struct DotBlock {
 
 // Packs one block: reads q, k, v, g, eta once.
 template <class StepSize>
-HWY_NOINLINE void PackDotBlock(const BlockInput<bfloat16>& input, const BlockLayout<float>& layout,
-                               const Problem& problem, const DotBlock& dot) {
+HWY_NOINLINE void PackPairBlock(const BlockInput<bfloat16>& input, const BlockLayout<float>& layout,
+                                const Problem& problem, const DotBlock& dot) {
   const Index pitch = layout.PairPitch();
   alignas(64) Pair rows[kBlock * kMaxHeadDim / 2];
   PairFactors factors;
@@ -42,7 +42,7 @@ HWY_NOINLINE void PackDotBlock(const BlockInput<bfloat16>& input, const BlockLay
   // (Rows that the transposition wrote beyond key_rows / 2 lie in this memory.)
   PairTokens(dot.keys_queries, 2 * kBlock, layout.key_rows, dot.keys);
   factors.FromNorms<StepSize>(input, problem, dot.block.step);
-  PackValues(input, layout, factors, dot.block);
+  PackValues(input, layout, factors.value, dot.block);
   alignas(64) float products[2 * kBlock * kBlock];
   for (Index r = 0; r < 2 * kBlock; r += 16) {
     RegisterTile<float, 16, 1> tile;
@@ -107,11 +107,6 @@ HWY_INLINE void WalkDotBlock(const BlockLayout<float>& layout, const DotBlock& d
 struct DotKernel {
   using Block = DotBlock;
   static bool IsAllowed() { return true; }
-  template <class StepSize>
-  static void Pack(const BlockInput<bfloat16>& input, const BlockLayout<float>& layout,
-                   const Problem& problem, const Block& block) {
-    PackDotBlock<StepSize>(input, layout, problem, block);
-  }
 
   // Walks the blocks of one panel in order.
   class Walk {

@@ -245,6 +245,24 @@ HWY_INLINE void PackRows(Rows<R> rows, const W* factors, const BlockLayout<R>& l
   TransposeRows<true>(rows.data, rows.stride, kBlock, layout.key_rows, narrow, to, 2 * kBlock);
 }
 
+// block.values = v~: the values times their factors, zeros behind the last token and beyond V.
+template <class T, class R>
+HWY_INLINE void PackValues(const BlockInput<T>& input, const BlockLayout<R>& layout,
+                           const R* factors, const Block<R>& block) {
+  for (Index i = 0; i < kBlock; ++i) {
+    for (Index panel = 0; panel < layout.panels; ++panel) {
+      const Index first = panel * kPanel<R>;
+      R* to = block.values + (panel * kBlock + i) * kPanel<R>;
+      if (i < input.count && first + kPanel<R> <= layout.value_dim) {
+        LoadRow(input.v[i] + first, kPanel<R>, factors[i], to, kPanel<R>);
+      } else {
+        const Index used = i < input.count ? layout.value_dim - first : 0;
+        LoadRow(used > 0 ? input.v[i] + first : nullptr, used, factors[i], to, kPanel<R>);
+      }
+    }
+  }
+}
+
 // Packs one block: reads q, k, v, g, eta once. `scales` may be null.
 template <class StepSize, class T, class R = Accumulator<T>>
 HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& layout,
@@ -281,18 +299,7 @@ HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& la
   PackRows(keys, key_factor, layout, memory, block.keys_queries);
   PackRows(RowsOf(input.q, input.count, layout, memory), query_factor, layout, memory,
            block.keys_queries + kBlock);
-  for (Index i = 0; i < kBlock; ++i) {
-    for (Index panel = 0; panel < layout.panels; ++panel) {
-      const Index first = panel * kPanel<R>;
-      R* to = block.values + (panel * kBlock + i) * kPanel<R>;
-      if (i < input.count && first + kPanel<R> <= layout.value_dim) {
-        LoadRow(input.v[i] + first, kPanel<R>, value_factor[i], to, kPanel<R>);
-      } else {
-        const Index used = i < input.count ? layout.value_dim - first : 0;
-        LoadRow(used > 0 ? input.v[i] + first : nullptr, used, value_factor[i], to, kPanel<R>);
-      }
-    }
-  }
+  PackValues(input, layout, value_factor, block);
   BlockMatrices(layout, LogDecay<R>(input.g, input.count), block);
 }
 

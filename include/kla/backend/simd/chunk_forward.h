@@ -163,7 +163,10 @@ class ChunkForwardHeads {
       const Block<R> block = BlockAt(blocks, i);
 #if KLA_SIMD_HAS_BF16_DOT
       if constexpr (kBfloat16) {
-        if (pairs_) return PairKernel::Pack<StepSize>(input, layout_, problem_, {layout_, block});
+        if (pairs_) {
+          const typename PairKernel::Block pairs(layout_, block);
+          return PackPairBlock<StepSize>(input, layout_, problem_, pairs);
+        }
       }
 #endif
       PackBlock<StepSize, T>(input, layout_, problem_, block,

@@ -109,7 +109,7 @@ HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
 }
 
 // One block of one panel: o replaces v~ in `values`, the state moves on to the next block.
-// 6 C K + 2 C^2 flops a column; reads the state in tiles of 12 rows, three times, and once more to
+// 6 C K + 2 C^2 flops a column; reads the state once for each tile of keys and queries, and once to
 // update it, all in L1: 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
 // Meanwhile `lines` are fetched, FetchCalls(layout, 2C) times.
 template <class R, class Lines>

@@ -114,7 +114,8 @@ HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
               [&](Index column, auto p, auto r) KLA_SIMD_INLINE { finish(begin + column, p, r); });
         };
         // c is 1 unless a power of two has moved. To leave out the product saves an eighth of the
-        // time where rows are converted besides, or lie in the first-level cache.
+        // time where rows are converted besides, and a twentieth of floats in the first-level
+        // cache.
         if (token.rescale == R(1)) {
           pass(std::false_type());
         } else {
