@@ -8,6 +8,7 @@
 
 #include "kla/layer/cuda_layer.cuh"
 #include "layer/device_layer_suite.h"
+#include "support/graph_replay.cuh"
 
 namespace kla::test {
 namespace {
@@ -39,27 +40,6 @@ struct OnDevice {
 };
 
 INSTANTIATE_TYPED_TEST_SUITE_P(OnDevice, DeviceLayerTest, OnDevice);
-
-void Check(cudaError_t status) { device::CheckCuda(status, "test"); }
-
-// Captures queue(stream) in a graph and replays it on a stream of its own.
-template <class F>
-void Replay(const F& queue, int times) {
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t ready;
-  Check(cudaDeviceSynchronize());
-  Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  queue(stream);
-  Check(cudaStreamEndCapture(stream, &graph));
-  Check(cudaGraphInstantiate(&ready, graph, 0));
-  for (int i = 0; i < times; ++i) Check(cudaGraphLaunch(ready, stream));
-  Check(cudaStreamSynchronize(stream));
-  Check(cudaGraphExecDestroy(ready));
-  Check(cudaGraphDestroy(graph));
-  Check(cudaStreamDestroy(stream));
-}
 
 // The same bits, and not all of them zero.
 template <class T>

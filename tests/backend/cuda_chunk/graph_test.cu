@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backend/cuda_chunk_device.cuh"
+#include "support/graph_replay.cuh"
 
 namespace kla::test {
 namespace {
@@ -86,24 +87,10 @@ TEST(CudaChunkOnDevice, CapturedCallsAreReplayedWithTheSameBits) {
     const PoisonedWorkspace forward(kBytes), backward(kBytes);
     Results direct(given), replayed(given);
     run(direct, nullptr, forward, backward);
-    const auto check = [](cudaError_t status) { device::CheckCuda(status, "test"); };
-    check(cudaDeviceSynchronize());
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t ready;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    run(replayed, stream, forward, backward);
-    check(cudaStreamEndCapture(stream, &graph));
-    check(cudaGraphInstantiate(&ready, graph, 0));
-    for (int i = 0; i < 2; ++i) check(cudaGraphLaunch(ready, stream));
-    check(cudaStreamSynchronize(stream));
+    Replay([&](cudaStream_t stream) { run(replayed, stream, forward, backward); }, 2);
     const auto expected = direct.Values();
     EXPECT_EQ(replayed.Values(), expected);
     for (const auto& values : expected) EXPECT_GT(Rms(values), 0.0);
-    check(cudaGraphExecDestroy(ready));
-    check(cudaGraphDestroy(graph));
-    check(cudaStreamDestroy(stream));
   }
 }
 
