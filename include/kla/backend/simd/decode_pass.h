@@ -3,10 +3,9 @@
 #ifndef KLA_BACKEND_SIMD_DECODE_PASS_H_
 #define KLA_BACKEND_SIMD_DECODE_PASS_H_
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 
+#include "kla/backend/simd/line_queue.h"
 #include "kla/backend/simd/vector_math.h"
 
 namespace kla {
@@ -56,7 +55,7 @@ HWY_INLINE void DecodePass(const From* from, To* to, Index pitch, Index rows,
   const char* next = prefetch.next;
   for (Index i = 0; i < rows; i += kParts) {
     Unroll<kParts>([&](auto part) KLA_SIMD_INLINE {
-      Unroll<kPrefetches>([&](auto line) KLA_SIMD_INLINE { hwy::Prefetch(next + line * 64); });
+      Unroll<kPrefetches>([&](auto line) KLA_SIMD_INLINE { FetchLine(next + line * 64); });
       next += step;
       const auto u = hn::Set(tag, update_key[i + part]);
       const auto k = hn::Set(tag, key[i + part]);

@@ -103,9 +103,8 @@ class DecodeHeads {
   static constexpr Index kMaxWalks = 8;
   static constexpr Index kMaxTokens = 16;
   static constexpr Index kRowRoom = std::min(kMaxTokens * kRows, std::max<Index>(4096, kRows));
-  // A single token prefetches from the stream it walks along: far enough ahead for memory, near
-  // enough not to push what it reads out of the first-level cache.
-  static constexpr Index kPrefetchBytes = 4096;
+  // How far ahead a single token fetches the stream that it walks along.
+  static constexpr Index kPrefetchBytes = 3072;
 
   // A few tokens of one head of one sequence. What was prepared for them lies one after the other.
   struct Walk {

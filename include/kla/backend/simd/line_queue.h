@@ -2,11 +2,13 @@
 // backend/simd: fetches what a kernel reads next, a few cache lines at a time, between its
 // products.
 //
-// A core tracks some 16 (Intel) to 24 (AMD) lines on their way into its first-level cache, and a
-// load that misses waits while all of them come from memory: lines that are asked for in bursts
-// stop the computation, evenly spread they cost next to nothing.
+// A core tracks some 16 (Intel) to 24 (AMD) lines on their way into its first-level cache, 48 into
+// the second, and a load that misses waits while all of them come from memory: lines that are asked
+// for in bursts stop the computation, evenly spread they cost next to nothing.
 #ifndef KLA_BACKEND_SIMD_LINE_QUEUE_H_
 #define KLA_BACKEND_SIMD_LINE_QUEUE_H_
+
+#include <hwy/cache_control.h>
 
 #include "kla/backend/simd/target.h"
 #include "kla/core/check.h"
@@ -15,6 +17,17 @@
 namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
+
+// Into the second-level cache. The empty assembly keeps the call: GCC takes a function that does
+// nothing but prefetch for one without effects, and drops it.
+HWY_INLINE void FetchLine(const char* line) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  __builtin_prefetch(line, 0, 2);
+  asm volatile("");
+#else
+  hwy::Prefetch(line);
+#endif
+}
 
 // Lines of runs of rows, in the order in which the runs were added.
 class LineQueue {
@@ -36,7 +49,7 @@ class LineQueue {
   HWY_INLINE void Fetch() {
     for (Index i = 0; i < quota_ && run_ < size_; ++i) {
       Run& run = runs_[run_];
-      PrefetchLine(run.row + offset_);
+      FetchLine(run.row + offset_);
       offset_ += kLineBytes;
       if (offset_ < run.bytes) continue;
       offset_ = 0;
@@ -52,18 +65,6 @@ class LineQueue {
     const char* row;
     Index bytes, stride, rows;
   };
-
-  // Into the second-level cache: what is fetched is read a segment later. The empty assembly keeps
-  // the call: GCC takes a function that does nothing but prefetch for one without effects, and
-  // drops it.
-  static HWY_INLINE void PrefetchLine(const char* line) {
-#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
-    __builtin_prefetch(line, 0, 2);
-    asm volatile("");
-#else
-    static_cast<void>(line);
-#endif
-  }
 
   Run runs_[kMaxRuns];
   Index size_ = 0, run_ = 0, offset_ = 0, lines_ = 0, quota_ = 0;
