@@ -84,10 +84,10 @@ class ChunkBackwardHeads {
     Head at;
     Index begin;
   };
-  // Of one segment: the states that enter its blocks, the gradients of those that leave them, the
-  // blocks, and dq and dk summed over a group of heads.
+  // Of one segment: the states that enter its blocks, the blocks, and dq and dk summed over a group
+  // of heads.
   struct Memory {
-    R *states, *d_states, *blocks, *dq, *dk;
+    R *states, *blocks, *dq, *dk;
   };
 
   Index ChunkStateCount() const {
@@ -98,8 +98,8 @@ class ChunkBackwardHeads {
   }
   Index HeadSize() const { return (1 + ChunkStateCount()) * state_size_; }
   Index WorkspaceSize(Index keys, Index segment) const {
-    return keys * problem_.GroupSize() * HeadSize() + (2 * segment + 1) * state_size_ +
-           segment * block_size_ + 2 * SumSize(segment);
+    return keys * problem_.GroupSize() * HeadSize() + segment * (state_size_ + block_size_) +
+           2 * SumSize(segment);
   }
   GradientBlock<R> BlockAt(const Memory& m, Index i) const {
     return GradientBlock<R>(layout_, m.blocks + i * block_size_);
@@ -113,8 +113,7 @@ class ChunkBackwardHeads {
     const Index heads = keys * problem_.GroupSize(), length = segment * kBlock;
     Memory m;
     m.states = memory + heads * HeadSize();
-    m.d_states = m.states + segment * state_size_;
-    m.blocks = m.d_states + (segment + 1) * state_size_;
+    m.blocks = m.states + segment * state_size_;
     m.dq = m.blocks + segment * block_size_;
     m.dk = m.dq + SumSize(segment);
     const auto head_at = [&](Index i) {
@@ -185,7 +184,7 @@ class ChunkBackwardHeads {
         LineQueue lines;
         AddKeyLines(next, i, panel, lines);
         AddValueLines(next, i, panel, lines);
-        lines.SpreadOver(FetchCalls(layout_, kBlock));
+        lines.SpreadOver(2 * kBlock * layout_.key_rows);
         AdvanceBlock(layout_, Block<R>(layout_, m.blocks + i * block_size_), panel,
                      at.d_state + offset, scratch, lines);
       }
@@ -286,7 +285,7 @@ class ChunkBackwardHeads {
       const bool more = i + 1 < count && (t + kBlock) % kChunk != 0;
       LineQueue lines;
       AddKeyLines(next, i, panel, lines);
-      lines.SpreadOver(FetchCalls(layout_, kBlock, more));
+      lines.SpreadOver((more ? 2 : 1) * kBlock * layout_.key_rows);
       RecallPanel(layout_, BlockAt(m, i), panel, state, more ? state + state_size_ : nullptr,
                   scratch, lines);
     }
@@ -303,19 +302,16 @@ class ChunkBackwardHeads {
     }
   }
 
-  // d_states[i + 1] is dS+ of block i, d_states[i] what it becomes; at.d_state the first and last.
   void Back(const Head& at, Index count, const Next& next, Index panel, const Memory& m) const {
     BackScratch<R> scratch;
     const Index offset = panel * layout_.PanelSize();
-    const auto d_state = [&](Index i) { return m.d_states + i * state_size_ + offset; };
-    std::copy_n(at.d_state + offset, layout_.PanelSize(), d_state(count));
     for (Index i = count; i-- > 0;) {
       LineQueue lines;
       AddValueLines(next, i, panel, lines);
       AddStateLines(next, i, panel, lines);
-      lines.SpreadOver(FetchCalls(layout_, kBlock));
-      BackPanel(layout_, BlockAt(m, i), panel, m.states + i * state_size_ + offset, d_state(i + 1),
-                i == 0 ? at.d_state + offset : d_state(i), scratch, lines);
+      lines.SpreadOver(4 * kBlock * layout_.key_rows);
+      BackPanel(layout_, BlockAt(m, i), panel, m.states + i * state_size_ + offset,
+                at.d_state + offset, scratch, lines);
     }
   }
 
@@ -328,8 +324,7 @@ class ChunkBackwardHeads {
     KeySums<R> sums;
     W d_gates[kBlock], d_etas[kBlock];
     MultiplyOutputs(layout_, g, products);
-    KeyGradients(layout_, g, m.states + i * state_size_, m.d_states + (i + 1) * state_size_,
-                 products, sums);
+    KeyGradients(layout_, g, m.states + i * state_size_, products, sums);
     TokenGradients<StepSize>(layout_, problem_, g, input, products, sums, d_gates, d_etas);
     for (Index j = 0; j < count; ++j) {
       const Index token = at.span.begin + t + j;

@@ -4,7 +4,7 @@
 //   RecallPanel    forward in time:  E, V' and the states that enter the blocks
 //   BackPanel      reverse in time:  Z, dv and the gradients dS+ of the states that leave them
 //   BlockGradient  any order:        dq, dk, dg, deta
-// Flops per token: 4KV, 6KV and 6KV, besides about 11 C (K + V).
+// Flops per token: 4KV, 8KV and 4KV, besides about 11 C (K + V).
 // The scale s is part of q' = s q^ throughout, so that P, X and I_q carry none of their own.
 #ifndef KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
 #define KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
@@ -20,7 +20,8 @@ template <class R>
 struct GradientBlock {
   static Index Size(const BlockLayout<R>& layout) {
     return layout.BlockSize() + 2 * kBlock * kBlock + layout.panels * kBlock * (4 * kPanel<R> + 3) +
-           2 * kBlock * layout.key_rows + static_cast<Index>(sizeof(TokenScales<R>) / sizeof(R));
+           (2 + layout.panels) * kBlock * layout.key_rows +
+           static_cast<Index>(sizeof(TokenScales<R>) / sizeof(R));
   }
   GradientBlock(const BlockLayout<R>& layout, R* memory) : block(layout, memory) {
     const Index values = layout.panels * kBlock * kPanel<R>;
@@ -30,7 +31,8 @@ struct GradientBlock {
     pseudo_values = errors + values;
     d_outputs = pseudo_values + values;
     d_keys_queries = d_outputs + 2 * values;
-    error_products = d_keys_queries + 2 * kBlock * layout.key_rows;
+    written = d_keys_queries + 2 * kBlock * layout.key_rows;
+    error_products = written + layout.panels * kBlock * layout.key_rows;
     value_products = error_products + layout.panels * kBlock;
     state_products = value_products + layout.panels * kBlock;
     scales = reinterpret_cast<TokenScales<R>*>(state_products + layout.panels * kBlock);
@@ -41,6 +43,7 @@ struct GradientBlock {
   R* pseudo_values;   // V'^T   [panels kPanel][C]
   R* d_outputs;       // Z^T, dO^T   [panels kPanel][2C]
   R* d_keys_queries;  // dk~^T, dq'^T, then dk^T, dq^T   [key_rows][2C]
+  R* written;         // (V' dS+^T)^T of each panel   [panels][key_rows][C]
   R* error_products;  // <Z_i, E_i> of each panel   [panels][C]
   R* value_products;  // <Z_i, v~_i> of each panel   [panels][C]
   R* state_products;  // <S, dS+> of each panel   [panels], C apart
@@ -65,7 +68,7 @@ HWY_INLINE void SolveUpper(const Block<R>& block, R* HWY_RESTRICT z) {
 }
 
 // First phase, one panel: E, V'^T and, unless `next` is null, the state that leaves the block.
-// Fetches lines like AdvanceBlock.
+// Fetches lines; C K of work for each of its two products.
 template <class R, class Lines>
 HWY_NOINLINE void RecallPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
                               const R* state, R* next, PanelScratch<R>& scratch, Lines& lines) {
@@ -85,20 +88,40 @@ struct BackScratch {
   alignas(64) R keys_queries_rows[2 * kBlock * kPanel<R>];  // -b gamma Z, gamma dO
 };
 
+// The panel's part of (V' dS+^T)^T.   2 C K flops a column
+template <class R, class Lines>
+HWY_INLINE void MultiplyPseudoValues(const BlockLayout<R>& layout, const GradientBlock<R>& g,
+                                     Index panel, const R* HWY_RESTRICT d_state, Lines& lines) {
+  R* HWY_RESTRICT to = g.written + panel * layout.key_rows * kBlock;
+  const R* HWY_RESTRICT pseudo_values = g.pseudo_values + panel * kPanel<R> * kBlock;
+  for (Index k = 0; k < layout.key_rows; k += kTokenRows<R>) {
+    for (Index first = 0; first < kBlock; first += kTokenColumns<R>) {
+      TokenTile<R> tile;
+      tile.SetZero();
+      tile.template MulAdd<kPanel<R>, 1, kBlock>(d_state + k * kPanel<R>, pseudo_values + first,
+                                                 kPanel<R>);
+      tile.Store(to + k * kBlock + first, kBlock);
+    }
+    lines.Fetch(kTokenRows<R> * kBlock);
+  }
+}
+
 // Second phase, one panel:
 //   dV' = w (K dS+) + P^T dO     Z = (I + A)^-T dV'     dS = gamma_C dS+ + Q^T (gamma dO)
 //                                                            - K^T (b gamma Z)
-// Fetches lines like AdvanceBlock. dO is found, by rows, where dO^T and Z^T are left; E gives way
-// to dv = r_v b Z. d_next = dS+ and d_state = dS [key_rows][kPanel].
+// and V' dS+^T, since dS replaces dS+ in d_state [key_rows][kPanel]: of the two states that a panel
+// needs, this one stays in L1. Fetches lines, 4 C K of work. dO is found, by rows, where dO^T
+// and Z^T are left; E gives way to dv = r_v b Z.
 template <class R, class Lines>
 HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
-                            const R* HWY_RESTRICT state, const R* HWY_RESTRICT d_next,
-                            R* HWY_RESTRICT d_state, BackScratch<R>& scratch, Lines& lines) {
+                            const R* HWY_RESTRICT state, R* HWY_RESTRICT d_state,
+                            BackScratch<R>& scratch, Lines& lines) {
   const Tag<R> d;
   const Block<R>& block = g.block;
   const Index at = panel * kBlock * kPanel<R>;
   std::copy_n(g.d_outputs + 2 * at, kBlock * kPanel<R>, scratch.d_o);
-  MultiplyState(layout, block, kBlock, d_next, scratch.z, lines);
+  MultiplyState(layout, block, kBlock, d_state, scratch.z, lines);
+  MultiplyPseudoValues(layout, g, panel, d_state, lines);
   for (Index i = 0; i < kBlock; i += kTileRows) {
     RegisterTile<R> tile;
     tile.LoadScaledRows(block.to_end + i, scratch.z + i * kPanel<R>, kPanel<R>);
@@ -135,7 +158,7 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
     HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
         const Index element = (k + r) * kPanel<R> + n * kLanes<R>;
-        const auto gradient = hn::Load(d, d_next + element);
+        const auto gradient = hn::Load(d, d_state + element);
         sum[n] = hn::MulAdd(hn::Load(d, state + element), gradient, sum[n]);
         tile.v[r][n] = hn::Mul(decay, gradient);
       }
@@ -143,7 +166,7 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
     tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock,
                                                    scratch.keys_queries_rows, 2 * kBlock);
     tile.Store(d_state + k * kPanel<R>, kPanel<R>);
-    lines.Fetch();
+    lines.Fetch(height * 2 * kBlock);
   });
   HWY_UNROLL(4) for (int n = 1; n < kTileVectors; ++n) sum[0] = hn::Add(sum[0], sum[n]);
   g.state_products[panel * kBlock] = hn::GetLane(hn::SumOfLanes(d, sum[0]));
@@ -251,11 +274,11 @@ HWY_INLINE void ScaleColumns(RegisterTile<R, kRows, kVectors>& tile,
 // Third phase: dk~^T and dq'^T [key_rows][C], all tokens of the block side by side.
 //   dq' = I_q + X K                          I_q = gamma (dO S^T)
 //   dk~ = X^T Q + F + b (gamma T_w + M K) + M^T (b K)     T_w = -Z S^T   F = w (V' dS+^T)
-// 6 C K V + 8 C^2 K flops
+// 4 C K V + 8 C^2 K flops
 template <class R>
 HWY_NOINLINE void KeyGradients(const BlockLayout<R>& layout, const GradientBlock<R>& g,
-                               const R* HWY_RESTRICT state, const R* HWY_RESTRICT d_next,
-                               const BlockProducts<R>& products, KeySums<R>& sums) {
+                               const R* HWY_RESTRICT state, const BlockProducts<R>& products,
+                               KeySums<R>& sums) {
   const Tag<R> d;
   const Block<R>& block = g.block;
   alignas(64) R gamma[2 * kBlock];
@@ -286,9 +309,7 @@ HWY_NOINLINE void KeyGradients(const BlockLayout<R>& layout, const GradientBlock
       TokenTile<R> tile;
       tile.SetZero();
       for (Index panel = 0; panel < layout.panels; ++panel) {
-        tile.template MulAdd<kPanel<R>, 1, kBlock>(
-            d_next + panel * layout.PanelSize() + k * kPanel<R>,
-            g.pseudo_values + panel * kPanel<R> * kBlock + first, kPanel<R>);
+        tile.Add(g.written + (panel * layout.key_rows + k) * kBlock + first, kBlock);
       }
       const R* rows = block.keys_queries + k * 2 * kBlock;
       ScaleColumns(tile, block.to_end + first);

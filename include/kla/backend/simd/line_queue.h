@@ -43,11 +43,15 @@ class LineQueue {
     lines_ += (count * kSize + kLineBytes - 1) / kLineBytes * rows;
   }
 
-  // Spreads what was added over `calls` calls of Fetch().
-  HWY_INLINE void SpreadOver(Index calls) { quota_ = (lines_ + calls - 1) / calls; }
+  // Spreads what was added over `work`, in a unit of the caller's,
+  HWY_INLINE void SpreadOver(Index work) {
+    work_ = work;
+    due_ = work - 1;
+  }
 
-  HWY_INLINE void Fetch() {
-    for (Index i = 0; i < quota_ && run_ < size_; ++i) {
+  // of which so much was done since the last call.
+  HWY_INLINE void Fetch(Index work) {
+    for (due_ += work * lines_; due_ >= work_ && run_ < size_; due_ -= work_) {
       Run& run = runs_[run_];
       FetchLine(run.row + offset_);
       offset_ += kLineBytes;
@@ -67,12 +71,12 @@ class LineQueue {
   };
 
   Run runs_[kMaxRuns];
-  Index size_ = 0, run_ = 0, offset_ = 0, lines_ = 0, quota_ = 0;
+  Index size_ = 0, run_ = 0, offset_ = 0, lines_ = 0, work_ = 0, due_ = 0;
 };
 
 // Where nothing is to be fetched.
 struct NoLines {
-  HWY_INLINE void Fetch() {}
+  HWY_INLINE void Fetch(Index /*work*/) {}
 };
 
 }  // namespace KLA_SIMD_VARIANT

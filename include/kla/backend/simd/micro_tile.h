@@ -66,6 +66,14 @@ struct RegisterTile {
     }
   }
 
+  HWY_INLINE void Add(const R* HWY_RESTRICT c, Index pitch) {
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+      HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
+        v[r][n] = hn::Add(v[r][n], hn::Load(D(), c + r * pitch + n * kStep));
+      }
+    }
+  }
+
   HWY_INLINE void Store(R* HWY_RESTRICT c, Index pitch) const {
     HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
