@@ -271,10 +271,7 @@ class ChunkBackwardHeads {
       const T* row =
           j < count ? args_.d_o.Row(at.span.batch, at.span.begin + t + j, at.head) : nullptr;
       for (Index panel = 0; panel < layout_.panels; ++panel) {
-        const Index first = panel * kPanel<R>;
-        const Index columns = j < count ? std::min(kPanel<R>, layout_.value_dim - first) : 0;
-        CopyRow(columns > 0 ? row + first : nullptr, columns,
-                g.d_outputs + (2 * panel * kBlock + j) * kPanel<R>, kPanel<R>);
+        LoadPanelRow(row, panel, layout_, R(1), g.d_outputs + (2 * panel * kBlock + j) * kPanel<R>);
       }
     }
   }

@@ -245,20 +245,27 @@ HWY_INLINE void PackRows(Rows<R> rows, const W* factors, const BlockLayout<R>& l
   TransposeRows<true>(rows.data, rows.stride, kBlock, layout.key_rows, narrow, to, 2 * kBlock);
 }
 
-// block.values = v~: the values times their factors, zeros behind the last token and beyond V.
+// Columns of one panel of a row [V], times `factor`; zeros beyond V, and where `row` is null.
+template <class T, class R>
+HWY_INLINE void LoadPanelRow(const T* row, Index panel, const BlockLayout<R>& layout, R factor,
+                             R* HWY_RESTRICT to) {
+  const Index first = panel * kPanel<R>;
+  if (row != nullptr && first + kPanel<R> <= layout.value_dim) {
+    LoadRow(row + first, kPanel<R>, factor, to, kPanel<R>);
+  } else {
+    LoadRow(row == nullptr ? row : row + first, row == nullptr ? 0 : layout.value_dim - first,
+            factor, to, kPanel<R>);
+  }
+}
+
+// block.values = v~: the values times their factors, zeros behind the last token.
 template <class T, class R>
 HWY_INLINE void PackValues(const BlockInput<T>& input, const BlockLayout<R>& layout,
                            const R* factors, const Block<R>& block) {
   for (Index i = 0; i < kBlock; ++i) {
+    const T* row = i < input.count ? input.v[i] : nullptr;
     for (Index panel = 0; panel < layout.panels; ++panel) {
-      const Index first = panel * kPanel<R>;
-      R* to = block.values + (panel * kBlock + i) * kPanel<R>;
-      if (i < input.count && first + kPanel<R> <= layout.value_dim) {
-        LoadRow(input.v[i] + first, kPanel<R>, factors[i], to, kPanel<R>);
-      } else {
-        const Index used = i < input.count ? layout.value_dim - first : 0;
-        LoadRow(used > 0 ? input.v[i] + first : nullptr, used, factors[i], to, kPanel<R>);
-      }
+      LoadPanelRow(row, panel, layout, factors[i], block.values + (panel * kBlock + i) * kPanel<R>);
     }
   }
 }
