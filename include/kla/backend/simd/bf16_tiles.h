@@ -46,7 +46,7 @@ HWY_INLINE void MultiplyRowTiles(const Pair* rows, Index pitch, const Pair* b, I
     _tile_loadd(4, b + k * b_pitch, b_pitch * kWord);
     _tile_dpbf16ps(0, 2, 4);
     _tile_dpbf16ps(1, 3, 4);
-    lines.Fetch(1);
+    lines.Fetch();
   }
   _tile_stored(0, sums, sum_pitch * kWord);
   _tile_stored(1, sums + kBlock * sum_pitch, sum_pitch * kWord);
@@ -96,7 +96,7 @@ HWY_NOINLINE void PackPairBlock(const BlockInput<bfloat16>& input, const BlockLa
 }
 
 // How often a walk of one block over one panel fetches lines.
-inline Index TileFetchWork(const BlockLayout<float>& layout) {
+inline Index TileFetchShares(const BlockLayout<float>& layout) {
   return kPanel<float> / kTileSide * (layout.PairPitch() / kTileSide) + layout.key_rows / kTileSide;
 }
 
@@ -152,7 +152,7 @@ HWY_NOINLINE void WalkTileBlock(const BlockLayout<float>& layout, const TileBloc
   LoadHalfPairs(scratch.weighted);  // S+ = gamma_C S + K^T (w V')
   for (Index k = 0; k < layout.key_rows; k += kTileSide) {
     AddHalfProducts(tile.keys + k * kBlock / 2, state + k * kColumns);
-    lines.Fetch(1);
+    lines.Fetch();
   }
   TileFence();
 }
@@ -169,7 +169,7 @@ struct TileKernel {
         : layout_(layout), state_(state) {
       Enter(first);
     }
-    Index FetchWork() const { return TileFetchWork(layout_); }
+    Index FetchShares() const { return TileFetchShares(layout_); }
     template <class Lines>
     void Step(const Block& block, const Block* next, Index panel, Lines& lines) {
       WalkTileBlock(layout_, block, panel, state_, scratch_, lines);

@@ -69,7 +69,7 @@ HWY_INLINE void WalkDotBlock(const BlockLayout<float>& layout, const DotBlock& d
     for (Index k = 0; k < layout.key_rows / 2; k += kPairs) {
       DotAdd<1, 2 * kBlock, kPanel<float>>(tile, dot.keys_queries + k * 2 * kBlock + i,
                                            scratch.state + k * kPanel<float>, kPairs);
-      lines.Fetch(height * kFetchRows);
+      lines.Fetch();
     }
     tile.Store(products + i * kPanel<float>, kPanel<float>);
   });
@@ -92,7 +92,7 @@ HWY_INLINE void WalkDotBlock(const BlockLayout<float>& layout, const DotBlock& d
     tile.LoadScaled(decay, state + k * kPanel<float>, kPanel<float>);
     DotAdd<kBlock / 2, 1, kPanel<float>>(tile, dot.keys + k * kBlock / 2, scratch.weighted,
                                          kBlock / 2);
-    lines.Fetch(height * kBlock);
+    lines.Fetch();
     tile.Store(state + k * kPanel<float>, kPanel<float>);
     HWY_UNROLL(8) for (int r = 0; r < kRows; r += 2) {
       HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
@@ -115,7 +115,7 @@ struct DotKernel {
         : layout_(layout), state_(state) {
       PairRows(state, layout.key_rows, scratch_.state);
     }
-    Index FetchWork() const { return 3 * kBlock * layout_.key_rows; }
+    Index FetchShares() const { return kla::HWY_NAMESPACE::FetchShares(layout_, 2 * kBlock); }
     template <class Lines>
     void Step(const Block& block, const Block* /*next*/, Index panel, Lines& lines) {
       WalkDotBlock(layout_, block, panel, state_, scratch_, lines);

@@ -189,7 +189,7 @@ class ChunkBackwardHeads {
         LineQueue lines;
         AddKeyLines(next, i, panel, lines);
         AddValueLines(next, i, panel, lines);
-        lines.SpreadOver(2 * kBlock * layout_.key_rows);
+        lines.SpreadOver(FetchShares(layout_, kBlock));
         AdvanceBlock(layout_, Block<R>(layout_, m.blocks + i * block_size_), panel,
                      at.d_state + offset, scratch, lines);
       }
@@ -287,7 +287,7 @@ class ChunkBackwardHeads {
       const bool more = i + 1 < count && (t + kBlock) % kChunk != 0;
       LineQueue lines;
       AddKeyLines(next, i, panel, lines);
-      lines.SpreadOver((more ? 2 : 1) * kBlock * layout_.key_rows);
+      lines.SpreadOver(FetchShares(layout_, kBlock, more));
       RecallPanel(layout_, BlockAt(m, i), panel, state, more ? state + state_size_ : nullptr,
                   scratch, lines);
     }
@@ -311,7 +311,7 @@ class ChunkBackwardHeads {
       LineQueue lines;
       AddValueLines(next, i, panel, lines);
       AddStateLines(next, i, panel, lines);
-      lines.SpreadOver(4 * kBlock * layout_.key_rows);
+      lines.SpreadOver(BackFetchShares(layout_));
       BackPanel(layout_, BlockAt(m, i), panel, m.states + i * state_size_ + offset,
                 at.d_state + offset, scratch, lines);
     }

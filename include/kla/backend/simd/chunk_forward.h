@@ -203,7 +203,7 @@ class ChunkForwardHeads {
                    args_.chunk_states.template stride<Key>(), 1);
       }
       LineQueue lines;
-      AddLines(next, i, panel, 3 * kBlock * layout_.key_rows, lines);
+      AddLines(next, i, panel, FetchShares(layout_, 2 * kBlock), lines);
       WalkBlock(layout_, BlockAt(blocks, i), panel, state, scratch, lines);
     }
   }
@@ -217,7 +217,7 @@ class ChunkForwardHeads {
       const Block<R> block = block_at(i), following = block_at(i + 1);
       const typename PairKernel::Block pairs(layout_, block), next_pairs(layout_, following);
       LineQueue lines;
-      AddLines(next, i, panel, walk.FetchWork(), lines);
+      AddLines(next, i, panel, walk.FetchShares(), lines);
       walk.Step(pairs, i + 1 < count ? &next_pairs : nullptr, panel, lines);
     }
   }
@@ -225,7 +225,7 @@ class ChunkForwardHeads {
 
   // What is packed next arrives while this segment computes: block i's share of `panel`, every
   // panels-th of its tokens.
-  HWY_INLINE void AddLines(const Tokens& next, Index i, Index panel, Index work,
+  HWY_INLINE void AddLines(const Tokens& next, Index i, Index panel, Index shares,
                            LineQueue& lines) const {
     const Index begin = next.begin + i * kBlock + panel, panels = layout_.panels;
     const Index end = std::min(next.end, next.begin + (i + 1) * kBlock);
@@ -239,7 +239,7 @@ class ChunkForwardHeads {
       lines.Add(rows.g.data, 1, panels * rows.g.stride, count);
       lines.Add(rows.eta.data, 1, panels * rows.eta.stride, count);
     }
-    lines.SpreadOver(work);
+    lines.SpreadOver(shares);
   }
 
   Block<R> BlockAt(R* blocks, Index i) const { return Block<R>(layout_, blocks + i * block_size_); }

@@ -68,7 +68,7 @@ HWY_INLINE void SolveUpper(const Block<R>& block, R* HWY_RESTRICT z) {
 }
 
 // First phase, one panel: E, V'^T and, unless `next` is null, the state that leaves the block.
-// Fetches lines; C K of work for each of its two products.
+// Fetches lines like AdvanceBlock.
 template <class R, class Lines>
 HWY_NOINLINE void RecallPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
                               const R* state, R* next, PanelScratch<R>& scratch, Lines& lines) {
@@ -102,16 +102,22 @@ HWY_INLINE void MultiplyPseudoValues(const BlockLayout<R>& layout, const Gradien
                                                  kPanel<R>);
       tile.Store(to + k * kBlock + first, kBlock);
     }
-    lines.Fetch(kTokenRows<R> * kBlock);
+    lines.Fetch(kTokenRows<R> * kBlock / kFetchWork);
   }
+}
+
+// How many shares of lines at least are fetched by the second phase of one block and one panel.
+template <class R>
+constexpr Index BackFetchShares(const BlockLayout<R>& layout) {
+  return FetchShares(layout, kBlock, false) + 3 * kBlock * layout.key_rows / kFetchWork;
 }
 
 // Second phase, one panel:
 //   dV' = w (K dS+) + P^T dO     Z = (I + A)^-T dV'     dS = gamma_C dS+ + Q^T (gamma dO)
 //                                                            - K^T (b gamma Z)
 // and V' dS+^T, since dS replaces dS+ in d_state [key_rows][kPanel]: of the two states that a panel
-// needs, this one stays in L1. Fetches lines, 4 C K of work. dO is found, by rows, where dO^T
-// and Z^T are left; E gives way to dv = r_v b Z.
+// needs, this one stays in L1. Fetches lines. dO is found, by rows, where dO^T and Z^T are left; E
+// gives way to dv = r_v b Z.
 template <class R, class Lines>
 HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>& g, Index panel,
                             const R* HWY_RESTRICT state, R* HWY_RESTRICT d_state,
@@ -166,7 +172,7 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
     tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock,
                                                    scratch.keys_queries_rows, 2 * kBlock);
     tile.Store(d_state + k * kPanel<R>, kPanel<R>);
-    lines.Fetch(height * 2 * kBlock);
+    lines.Fetch(height * 2 * kBlock / kFetchWork);
   });
   HWY_UNROLL(4) for (int n = 1; n < kTileVectors; ++n) sum[0] = hn::Add(sum[0], sum[n]);
   g.state_products[panel * kBlock] = hn::GetLane(hn::SumOfLanes(d, sum[0]));

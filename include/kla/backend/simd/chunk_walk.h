@@ -21,9 +21,20 @@ struct PanelScratch {
 };
 
 // Products with the state run over so many of its rows, a number that the compiler knows and that
-// divides key_rows; then lines are fetched. The work between two fetches is given in multiply-adds
-// a column.
+// divides key_rows; then lines are fetched.
 inline constexpr Index kFetchRows = 16;
+
+// The work that goes with one share of lines, in multiply-adds a column: the least between two
+// fetches.
+inline constexpr Index kFetchWork = kTileRows * kFetchRows;
+
+// How many shares of lines at least are fetched by a product of `rows` rows with the state and, if
+// it `updates` it, by that, for one block and one panel.
+template <class R>
+constexpr Index FetchShares(const BlockLayout<R>& layout, Index rows, bool updates = true) {
+  return (rows + kTallRows - 1) / kTallRows * (layout.key_rows / kFetchRows) +
+         (updates ? layout.key_rows / kTallRows : 0);
+}
 
 // [K; s Q] S, the first `rows` of its 2C rows.   2 K flops an element
 // S [key_rows][kPanel], products [rows][kPanel].
@@ -36,7 +47,7 @@ HWY_INLINE void MultiplyState(const BlockLayout<R>& layout, const Block<R>& bloc
     for (Index k = 0; k < layout.key_rows; k += kFetchRows) {
       tile.template MulAdd<1, 2 * kBlock, kPanel<R>>(block.keys_queries + k * 2 * kBlock + i,
                                                      state + k * kPanel<R>, kFetchRows);
-      lines.Fetch(height * kFetchRows);
+      lines.Fetch();
     }
     tile.Store(products + i * kPanel<R>, kPanel<R>);
   });
@@ -97,14 +108,14 @@ HWY_INLINE void UpdateState(const BlockLayout<R>& layout, const Block<R>& block,
     tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock, weighted,
                                                    kBlock);
     tile.Store(next + k * kPanel<R>, kPanel<R>);
-    lines.Fetch(height * kBlock);
+    lines.Fetch();
   });
 }
 
 // One block of one panel: o replaces v~ in `values`, the state moves on to the next block.
 // 6 C K + 2 C^2 flops a column; reads the state once for each tile of keys and queries, and once to
 // update it, all in L1: 16 KB of state, 16 KB of keys and queries at K = 128 and 32 columns.
-// Meanwhile `lines` are fetched, 3 C K of work.
+// Meanwhile `lines` are fetched, FetchShares(layout, 2C) shares.
 template <class R, class Lines>
 HWY_INLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
                           R* HWY_RESTRICT state, PanelScratch<R>& scratch, Lines& lines) {
@@ -116,7 +127,7 @@ HWY_INLINE void WalkBlock(const BlockLayout<R>& layout, const Block<R>& block, I
   UpdateState(layout, block, scratch.weighted, state, state, lines);
 }
 
-// The same without outputs.   4 C K + C^2 flops a column, 2 C K of work
+// The same without outputs.   4 C K + C^2 flops a column; FetchShares(layout, C)
 template <class R, class Lines>
 HWY_NOINLINE void AdvanceBlock(const BlockLayout<R>& layout, const Block<R>& block, Index panel,
                                R* HWY_RESTRICT state, PanelScratch<R>& scratch, Lines& lines) {

@@ -43,15 +43,12 @@ class LineQueue {
     lines_ += (count * kSize + kLineBytes - 1) / kLineBytes * rows;
   }
 
-  // Spreads what was added over `work`, in a unit of the caller's,
-  HWY_INLINE void SpreadOver(Index work) {
-    work_ = work;
-    due_ = work - 1;
-  }
+  // Cuts what was added into `shares` of one size, so that a loop over one is as long each time: a
+  // branch that is not foreseen costs as much as a line.
+  HWY_INLINE void SpreadOver(Index shares) { quota_ = (lines_ + shares - 1) / shares; }
 
-  // of which so much was done since the last call.
-  HWY_INLINE void Fetch(Index work) {
-    for (due_ += work * lines_; due_ >= work_ && run_ < size_; due_ -= work_) {
+  HWY_INLINE void Fetch(Index shares = 1) {
+    for (Index i = 0; i < shares * quota_ && run_ < size_; ++i) {
       Run& run = runs_[run_];
       FetchLine(run.row + offset_);
       offset_ += kLineBytes;
@@ -71,12 +68,12 @@ class LineQueue {
   };
 
   Run runs_[kMaxRuns];
-  Index size_ = 0, run_ = 0, offset_ = 0, lines_ = 0, work_ = 0, due_ = 0;
+  Index size_ = 0, run_ = 0, offset_ = 0, lines_ = 0, quota_ = 0;
 };
 
 // Where nothing is to be fetched.
 struct NoLines {
-  HWY_INLINE void Fetch(Index /*work*/) {}
+  HWY_INLINE void Fetch(Index /*shares*/ = 1) {}
 };
 
 }  // namespace KLA_SIMD_VARIANT
