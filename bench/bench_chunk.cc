@@ -129,6 +129,7 @@ void RegisterShape() {
 const bool kRegistered = [] {
   using Head = Shape<128, 128>;
   RegisterFmaPeak(128, 128, 16);
+  RegisterProductPeak(128, 128, 16);
   RegisterBf16DotPeak(128, 128, 16);
   RegisterBf16TilePeak(128, 128, 16);
   RegisterShape<Head, float>();

@@ -5,8 +5,10 @@
 
 #include <array>
 #include <memory>
+#include <random>
 
 #include "bench_main.h"
+#include "kla/backend/simd/micro_tile.h"
 #include "kla/backend/simd/tile_registers.h"
 #include "kla/backend/simd/vector_math.h"
 
@@ -51,8 +53,34 @@ inline void MultiplyAddRegisters(Index steps, float* memory) {
   benchmark::ClobberMemory();
 }
 
+// Matrices a [kProductDepth][16], of which kTallRows columns are used, and b
+// [kProductDepth][kPanel] that stay in the first-level cache, and a^T b.
+inline constexpr Index kProductDepth = 128;
+struct ProductMatrices {
+  ProductMatrices() {
+    std::minstd_rand random(1);
+    std::uniform_real_distribution<float> value(-1.0f, 1.0f);
+    for (float& x : a) x = value(random);
+    for (float& x : b) x = value(random);
+  }
+  alignas(64) std::array<float, kProductDepth * 16> a;
+  alignas(64) std::array<float, kProductDepth * simd::kPanel<float>> b;
+  alignas(64) std::array<float, 16 * simd::kPanel<float>> product;
+};
+
+// `count` times a^T b by the register tile that the chunk kernels are made of.
+inline void MultiplyMatrices(Index count, ProductMatrices& m) {
+  for (Index i = 0; i < count; ++i) {
+    simd::RegisterTile<float, simd::kTallRows> tile;
+    tile.SetZero();
+    tile.MulAdd<1, 16, simd::kPanel<float>>(m.a.data(), m.b.data(), kProductDepth);
+    tile.Store(m.product.data(), simd::kPanel<float>);
+    benchmark::ClobberMemory();
+  }
+}
+
 #if KLA_SIMD_HAS_BF16_DOT
-// The same with vdpbf16ps: 64 flops an instruction.
+// As MultiplyAddRegisters, with vdpbf16ps: 64 flops an instruction.
 inline void DotRegisters(Index steps, float* memory) {
   benchmark::ClobberMemory();
   __m512 sums[kSums];
@@ -92,6 +120,22 @@ inline void RegisterFmaPeak(Index key_dim, Index value_dim, Index heads) {
              auto memory = std::make_shared<AlignedVector<float>>(CeilingMemory(0.5f));
              return [=] { MultiplyAddRegisters(steps, memory->data()); };
            });
+}
+
+// Ceiling/ProductPeak/f32/K<K>/V<V>/heads:<N>: about those flops as products of matrices in the
+// first-level cache. Loads, and numbers that differ, draw more power than FmaPeak's registers:
+// where that lowers the clock, this is what a kernel can come close to.
+inline void RegisterProductPeak(Index key_dim, Index value_dim, Index heads) {
+  const double product_flops =
+      2.0 * static_cast<double>(simd::kTallRows * simd::kPanel<float> * kProductDepth);
+  const auto count = static_cast<Index>(RecurrenceFlops(key_dim, value_dim) *
+                                        static_cast<double>(heads) / product_flops);
+  Register(
+      "Ceiling/ProductPeak/f32/" + DimName(key_dim, value_dim) + "/heads:" + std::to_string(heads),
+      static_cast<double>(heads), product_flops * static_cast<double>(count), 0, [=] {
+        auto matrices = std::make_shared<ProductMatrices>();
+        return [=] { MultiplyMatrices(count, *matrices); };
+      });
 }
 
 // Ceiling/Bf16DotPeak/bf16/K<K>/V<V>/heads:<N>: the same flops as dot products of bfloat16 pairs;
