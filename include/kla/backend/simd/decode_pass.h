@@ -90,9 +90,9 @@ constexpr unsigned PassWidths(Index tile_width) {
 }
 
 // DecodePass over a tile of `width` columns, four vectors at a time (all of them, if R is float).
-// kWidths: those that can occur. kPrefetchRows: every line of the row ahead; otherwise one line a
-// row.
-template <class R, unsigned kWidths, bool kPrefetchRows, class From, class To, class Finish>
+// kWidths: those that can occur. kShares: among how many tokens the lines of a row are shared out
+// for prefetching.
+template <class R, unsigned kWidths, int kShares, class From, class To, class Finish>
 HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
                            const DecodeVectors<R>& token, const DecodePrefetch& prefetch,
                            const Finish& finish) {
@@ -101,7 +101,8 @@ HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
     Unroll<kPassVectors>([&](auto index) KLA_SIMD_INLINE {
       constexpr int kVectors = index + 1;
       constexpr Index kRowBytes = kVectors * kLanes<R> * static_cast<Index>(sizeof(From));
-      constexpr int kLines = kPrefetchRows ? static_cast<int>((kRowBytes + 63) / 64) : 1;
+      constexpr int kRowLines = static_cast<int>((kRowBytes + 63) / 64);
+      constexpr int kLines = (kRowLines + kShares - 1) / kShares;
       if constexpr ((kWidths >> kVectors) % 2 == 1) {
         if (vectors != kVectors) return;
         DecodeVectors<R> part = token;

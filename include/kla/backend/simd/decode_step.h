@@ -252,24 +252,31 @@ class DecodeHeads {
       }
       const auto finish = Finish(walk.tokens[t], sticks_out ? padded_value_ : v_row,
                                  sticks_out ? padded_out_ : o_row, update_value_ + column);
-      const auto run = [&](auto prefetch_rows, const auto* from, auto* to,
-                           const DecodePrefetch& prefetch) KLA_SIMD_INLINE {
-        DecodeTile<R, kWidths, decltype(prefetch_rows)::value>(from, to, rows, width, vectors,
-                                                               prefetch, finish);
-      };
+      const auto run = [&](auto shares, const auto* from, auto* to, const DecodePrefetch& prefetch)
+                           KLA_SIMD_INLINE {
+                             DecodeTile<R, kWidths, decltype(shares)::value>(
+                                 from, to, rows, width, vectors, prefetch, finish);
+                           };
       // Each of several tokens fetches its share of the next tile, which lies behind this one; the
       // last tile of a head fetches the beginning of the next head.
       const DecodePrefetch ahead{stream + rows * (row_bytes + t * step), step};
+      const auto run_one_of = [&](auto shares) KLA_SIMD_INLINE {
+        if constexpr (!kConverts) {
+          run(shares, body, body, ahead);
+        } else if (t == 0) {
+          run(shares, body, wide_, ahead);
+        } else if (t + 1 < count) {
+          run(shares, wide_, wide_, ahead);
+        } else {
+          run(shares, wide_, body, ahead);
+        }
+      };
       if (count == 1) {
-        run(std::true_type(), body, body, {stream + kPrefetchBytes, step});
-      } else if constexpr (!kConverts) {
-        run(std::false_type(), body, body, ahead);
-      } else if (t == 0) {
-        run(std::false_type(), body, wide_, ahead);
-      } else if (t + 1 < count) {
-        run(std::false_type(), wide_, wide_, ahead);
+        run(std::integral_constant<int, 1>(), body, body, {stream + kPrefetchBytes, step});
+      } else if (count < 4) {
+        run_one_of(std::integral_constant<int, 2>());
       } else {
-        run(std::false_type(), wide_, body, ahead);
+        run_one_of(std::integral_constant<int, 4>());
       }
       if (sticks_out) std::copy_n(padded_out_, inside, o_row);
     }
