@@ -252,27 +252,28 @@ class DecodeHeads {
       }
       const auto finish = Finish(walk.tokens[t], sticks_out ? padded_value_ : v_row,
                                  sticks_out ? padded_out_ : o_row, update_value_ + column);
-      const auto run = [&](auto shares, const auto* from, auto* to, const DecodePrefetch& prefetch)
-                           KLA_SIMD_INLINE {
-                             DecodeTile<R, kWidths, decltype(shares)::value>(
-                                 from, to, rows, width, vectors, prefetch, finish);
-                           };
-      // Each of several tokens fetches its share of the next tile, which lies behind this one; the
-      // last tile of a head fetches the beginning of the next head.
-      const DecodePrefetch ahead{stream + rows * (row_bytes + t * step), step};
+      const auto run = [&](auto shares, auto* from, auto* to, auto prefetch) KLA_SIMD_INLINE {
+        DecodeTile<R, kWidths, decltype(shares)::value>(from, to, rows, width, vectors, prefetch,
+                                                        finish);
+      };
+      // A single token fetches the stream that it walks along. Each of several tokens fetches its
+      // share of the next tile, which lies behind this one; the last tile of a head fetches the
+      // beginning of the next head.
+      const DecodePrefetch ahead{stream + kPrefetchBytes, step};
+      const DecodePrefetch share{stream + rows * (row_bytes + t * step), step};
       const auto run_one_of = [&](auto shares) KLA_SIMD_INLINE {
         if constexpr (!kConverts) {
-          run(shares, body, body, ahead);
+          run(shares, body, body, share);
         } else if (t == 0) {
-          run(shares, body, wide_, ahead);
+          run(shares, body, wide_, share);
         } else if (t + 1 < count) {
-          run(shares, wide_, wide_, ahead);
+          run(shares, wide_, wide_, share);
         } else {
-          run(shares, wide_, body, ahead);
+          run(shares, wide_, body, share);
         }
       };
       if (count == 1) {
-        run(std::integral_constant<int, 1>(), body, body, {stream + kPrefetchBytes, step});
+        run(std::integral_constant<int, 1>(), body, body, ahead);
       } else if (count < 4) {
         run_one_of(std::integral_constant<int, 2>());
       } else {
