@@ -115,6 +115,9 @@ def roofline_figure(runs, axes):
     intensity = [2.0**i for i in range(-2, 9)]
     axes.plot(intensity, [min(peak, bandwidth * x) / 1e9 for x in intensity], color="black",
               label="multiply-add peak, memory bandwidth (in-place scale)")
+    product = median("Ceiling/ProductPeak/f32/K128/V128/heads:16", "FLOP/s")
+    if product is not None:
+        axes.axhline(product / 1e9, color="gray", linestyle="--", label="products of matrices in L1")
     points = [(f"DecodeStep/Simd/f32/K128/V128/heads:2048{tail}", f"decode, {tokens} token(s)",
                6 * tokens / 8) for tokens, tail in ((1, ""), (4, "/tokens:4"), (16, "/tokens:16"))]
     points += [("DecodeStep/Simd/bf16state/K128/V128/heads:2048", "decode, bfloat16 state", 6 / 4)]
