@@ -95,7 +95,7 @@ HWY_NOINLINE void PackPairBlock(const BlockInput<bfloat16>& input, const BlockLa
   PairMatrices(input, factors, products, tile.block, tile.p);
 }
 
-// How often a walk of one block over one panel fetches lines.
+// How many shares of lines are fetched by the walk of one block over one panel.
 inline Index TileFetchShares(const BlockLayout<float>& layout) {
   return kPanel<float> / kTileSide * (layout.PairPitch() / kTileSide) + layout.key_rows / kTileSide;
 }

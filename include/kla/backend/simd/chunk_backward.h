@@ -15,8 +15,8 @@ inline namespace KLA_SIMD_VARIANT {
 // One value head after the other. The states that enter its chunks are taken from chunk_states or
 // walked once more (4KV flops per token) into T / kChunk states of memory. Then segments of one
 // chunk in reverse, each in the three phases of chunk_gradient.h; a segment's states stay in L2.
-// Tasks as in ChunkForward, except that the value heads that share a key head are one task: dq and
-// dk are their sums, taken in the order of the heads.
+// Tasks are groups of key heads, or blocks and panels where there are few. The value heads that
+// share a key head are one task: dq and dk are their sums, taken in the order of the heads.
 template <class StepSize, class T, class State, Index kChunk>
 class ChunkBackwardHeads {
  public:
@@ -54,8 +54,8 @@ class ChunkBackwardHeads {
         }
       }
     } else {
-      // Heads whose states are recomputed go one by one, in the same memory: to map new pages costs
-      // more than shared ones save (16 MB for each of two threads: a twelfth of their time).
+      // Key heads whose states are recomputed go one by one, in the same memory: to map new pages
+      // costs more than shared ones save (16 MB for each of two threads: a twelfth of their time).
       const Index group =
           args_.chunk_states.is_null()
               ? 1

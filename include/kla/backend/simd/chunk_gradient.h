@@ -2,8 +2,10 @@
 // backend/simd: the gradients of one block of C tokens of one value head (math/chunk_form.h), in
 // three phases of which the first two work on panels of V and the third on whole blocks:
 //   RecallPanel    forward in time:  E, V' and the states that enter the blocks
-//   BackPanel      reverse in time:  Z, dv and the gradients dS+ of the states that leave them
-//   BlockGradient  any order:        dq, dk, dg, deta
+//   BackPanel      reverse in time:  Z, dv, V' dS+^T, and dS+, the gradient of the state that
+//   leaves
+//                                    a block, becomes that of the state that enters it, in place
+//   MultiplyOutputs, KeyGradients, TokenGradients   any order:   dq, dk, dg, deta
 // Flops per token: 4KV, 8KV and 4KV, besides about 11 C (K + V).
 // The scale s is part of q' = s q^ throughout, so that P, X and I_q carry none of their own.
 #ifndef KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
@@ -43,7 +45,7 @@ struct GradientBlock {
   R* pseudo_values;   // V'^T   [panels kPanel][C]
   R* d_outputs;       // Z^T, dO^T   [panels kPanel][2C]
   R* d_keys_queries;  // dk~^T, dq'^T, then dk^T, dq^T   [key_rows][2C]
-  R* written;         // (V' dS+^T)^T of each panel   [panels][key_rows][C]
+  R* written;         // (V' dS+^T)^T of each panel   [panels][key_rows][C], C / kPanel of a state
   R* error_products;  // <Z_i, E_i> of each panel   [panels][C]
   R* value_products;  // <Z_i, v~_i> of each panel   [panels][C]
   R* state_products;  // <S, dS+> of each panel   [panels], C apart

@@ -22,10 +22,12 @@ struct DecodeVectors {
   const R* query;         // scale q^ [rows]
 };
 
-// What to bring into cache meanwhile: `step` bytes further with every row.
+// What to bring into cache meanwhile: lines that begin `step` bytes further with every row, or of
+// each row only the first.
 struct DecodePrefetch {
   const char* next;
   Index step;
+  bool only_first = false;
 };
 
 // One token over kVectors vectors of columns of the body X [rows, kVectors * kLanes<R>]:
@@ -52,10 +54,13 @@ HWY_INLINE void DecodePass(const From* from, To* to, Index pitch, Index rows,
   const R* const key = token.key;
   const R* const query = token.query;
   const Index step = prefetch.step;
+  const bool only_first = prefetch.only_first;
   const char* next = prefetch.next;
   for (Index i = 0; i < rows; i += kParts) {
     Unroll<kParts>([&](auto part) KLA_SIMD_INLINE {
-      Unroll<kPrefetches>([&](auto line) KLA_SIMD_INLINE { FetchLine(next + line * 64); });
+      Unroll<kPrefetches>([&](auto line) KLA_SIMD_INLINE {
+        if (line == 0 || !only_first) FetchLine(next + line * 64);
+      });
       next += step;
       const auto u = hn::Set(tag, update_key[i + part]);
       const auto k = hn::Set(tag, key[i + part]);
@@ -90,9 +95,9 @@ constexpr unsigned PassWidths(Index tile_width) {
 }
 
 // DecodePass over a tile of `width` columns, four vectors at a time (all of them, if R is float).
-// kWidths: those that can occur. kShares: among how many tokens the lines of a row are shared out
-// for prefetching.
-template <class R, unsigned kWidths, int kShares, class From, class To, class Finish>
+// kWidths: those that can occur. Rows of State are fetched ahead, of each all lines or, where
+// kShare, half of them.
+template <class R, class State, unsigned kWidths, bool kShare, class From, class To, class Finish>
 HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
                            const DecodeVectors<R>& token, const DecodePrefetch& prefetch,
                            const Finish& finish) {
@@ -100,9 +105,10 @@ HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
     const Index vectors = std::min<Index>(kPassVectors, (width - begin) / kLanes<R>);
     Unroll<kPassVectors>([&](auto index) KLA_SIMD_INLINE {
       constexpr int kVectors = index + 1;
-      constexpr Index kRowBytes = kVectors * kLanes<R> * static_cast<Index>(sizeof(From));
+      constexpr Index kStateBytes = static_cast<Index>(sizeof(State));
+      constexpr Index kRowBytes = kVectors * kLanes<R> * kStateBytes;
       constexpr int kRowLines = static_cast<int>((kRowBytes + 63) / 64);
-      constexpr int kLines = (kRowLines + kShares - 1) / kShares;
+      constexpr int kLines = kShare ? (kRowLines + 1) / 2 : kRowLines;
       if constexpr ((kWidths >> kVectors) % 2 == 1) {
         if (vectors != kVectors) return;
         DecodeVectors<R> part = token;
@@ -110,7 +116,8 @@ HWY_INLINE void DecodeTile(const From* from, To* to, Index rows, Index width,
         const auto pass = [&](auto rescale) KLA_SIMD_INLINE {
           DecodePass<R, kVectors, kLines, decltype(rescale)::value>(
               from + begin, to + begin, width, rows, part,
-              {prefetch.next + begin * static_cast<Index>(sizeof(From)), prefetch.step},
+              {prefetch.next + begin * kStateBytes / (kShare ? 2 : 1), prefetch.step,
+               prefetch.only_first},
               [&](Index column, auto p, auto r) KLA_SIMD_INLINE { finish(begin + column, p, r); });
         };
         // c is 1 unless a power of two has moved. To leave out the product saves an eighth of the

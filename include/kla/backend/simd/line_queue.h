@@ -18,8 +18,8 @@ namespace kla {
 namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
-// Into the second-level cache. The empty assembly keeps the call: GCC takes a function that does
-// nothing but prefetch for one without effects, and drops it.
+// Into the second-level cache where the compiler lets us say so. The empty assembly keeps the call:
+// GCC takes a function that does nothing but prefetch for one without effects, and drops it.
 HWY_INLINE void FetchLine(const char* line) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
   __builtin_prefetch(line, 0, 2);
