@@ -123,8 +123,8 @@ inline void RegisterFmaPeak(Index key_dim, Index value_dim, Index heads) {
 }
 
 // Ceiling/ProductPeak/f32/K<K>/V<V>/heads:<N>: about those flops as products of matrices in the
-// first-level cache. Loads, and numbers that differ, draw more power than FmaPeak's registers:
-// where that lowers the clock, this is what a kernel can come close to.
+// first-level cache. Where loads, and numbers that differ, lower the clock below that of FmaPeak's
+// registers, this is what a kernel can come close to.
 inline void RegisterProductPeak(Index key_dim, Index value_dim, Index heads) {
   const double product_flops =
       2.0 * static_cast<double>(simd::kTallRows * simd::kPanel<float> * kProductDepth);

@@ -95,11 +95,6 @@ HWY_NOINLINE void PackPairBlock(const BlockInput<bfloat16>& input, const BlockLa
   PairMatrices(input, factors, products, tile.block, tile.p);
 }
 
-// How many shares of lines are fetched by the walk of one block over one panel.
-inline Index TileFetchShares(const BlockLayout<float>& layout) {
-  return kPanel<float> / kTileSide * (layout.PairPitch() / kTileSide) + layout.key_rows / kTileSide;
-}
-
 // The state of a panel in pairs, and times `decay` in place: the products of a block
 // read the former, its update begins with the latter.
 HWY_INLINE void PairAndDecayState(const BlockLayout<float>& layout, float decay,
@@ -169,7 +164,11 @@ struct TileKernel {
         : layout_(layout), state_(state) {
       Enter(first);
     }
-    Index FetchShares() const { return TileFetchShares(layout_); }
+    // Of lines, of one step.
+    Index FetchShares() const {
+      return kPanel<float> / kTileSide * (layout_.PairPitch() / kTileSide) +
+             layout_.key_rows / kTileSide;
+    }
     template <class Lines>
     void Step(const Block& block, const Block* next, Index panel, Lines& lines) {
       WalkTileBlock(layout_, block, panel, state_, scratch_, lines);

@@ -2,10 +2,9 @@
 // backend/simd: the gradients of one block of C tokens of one value head (math/chunk_form.h), in
 // three phases of which the first two work on panels of V and the third on whole blocks:
 //   RecallPanel    forward in time:  E, V' and the states that enter the blocks
-//   BackPanel      reverse in time:  Z, dv, V' dS+^T, and dS+, the gradient of the state that
-//   leaves
-//                                    a block, becomes that of the state that enters it, in place
-//   MultiplyOutputs, KeyGradients, TokenGradients   any order:   dq, dk, dg, deta
+//   BackPanel      reverse in time:  Z, dv, V' dS+^T; dS+, the gradient of the state that leaves a
+//                                    block, becomes that of the state that enters it
+//   KeyGradients   any order:        dq, dk, dg, deta, with MultiplyOutputs and TokenGradients
 // Flops per token: 4KV, 8KV and 4KV, besides about 11 C (K + V).
 // The scale s is part of q' = s q^ throughout, so that P, X and I_q carry none of their own.
 #ifndef KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_

