@@ -101,7 +101,9 @@ TYPED_TEST_P(ChunkBackwardTest, ChunkStatesSaveRecomputation) {
 }
 
 #if defined(_OPENMP)
+// Tasks are groups of heads or parts of their sequences, which walk states and dS for themselves.
 TYPED_TEST_P(ChunkBackwardTest, SameBitsForEveryThreadCount) {
+  using R = Accumulator<typename TypeParam::T>;
   for (const Index heads : {1, 3}) {
     const Case c{.name = "threads",
                  .tokens = 233,
@@ -109,16 +111,21 @@ TYPED_TEST_P(ChunkBackwardTest, SameBitsForEveryThreadCount) {
                  .value_heads = 2 * heads,
                  .cu_seqlens = {0, 200, 233}};
     const Given<TypeParam> given(c, 12);
+    Array<ChunkStateView<R>> kept({ChunkCount(c.offsets(), 1, c.tokens, TypeParam::kChunkTokens),
+                                   c.value_heads, TypeParam::kKeyDim, TypeParam::kValueDim});
+    RunForward<TypeParam>(c, given.tensors, Serial{}, kept.view());
     const auto serial = RunBackward<TypeParam>(c, given.tensors);
-    for (const int threads : {1, 2, 7}) {
-      const auto parallel = RunBackward<TypeParam>(c, given.tensors, OpenMp{threads});
-      EXPECT_TRUE(parallel.dq.SameBits(serial.dq)) << threads;
-      EXPECT_TRUE(parallel.dk.SameBits(serial.dk)) << threads;
-      EXPECT_TRUE(parallel.dv.SameBits(serial.dv)) << threads;
-      EXPECT_TRUE(parallel.dg.SameBits(serial.dg)) << threads;
-      EXPECT_TRUE(parallel.deta.SameBits(serial.deta)) << threads;
-      EXPECT_TRUE(parallel.d_initial_state.key_rows.SameBits(serial.d_initial_state.key_rows))
-          << threads;
+    for (const int threads : {1, 2, 3, 7}) {
+      for (const auto& states : {ChunkStateView<R>(), kept.view()}) {
+        SCOPED_TRACE(std::to_string(threads) + (states.is_null() ? " recomputed" : " kept"));
+        const auto parallel = RunBackward<TypeParam>(c, given.tensors, OpenMp{threads}, states);
+        EXPECT_TRUE(parallel.dq.SameBits(serial.dq));
+        EXPECT_TRUE(parallel.dk.SameBits(serial.dk));
+        EXPECT_TRUE(parallel.dv.SameBits(serial.dv));
+        EXPECT_TRUE(parallel.dg.SameBits(serial.dg));
+        EXPECT_TRUE(parallel.deta.SameBits(serial.deta));
+        EXPECT_TRUE(parallel.d_initial_state.key_rows.SameBits(serial.d_initial_state.key_rows));
+      }
     }
   }
 }

@@ -61,7 +61,7 @@ TYPED_TEST_P(ChunkForwardTest, OtherStepSizes) {
 }
 
 #if defined(_OPENMP)
-// Tasks are heads, columns of V or blocks, depending on how many heads, threads and columns there
+// Tasks are groups of heads or columns of V, depending on how many heads, threads and columns there
 // are.
 TYPED_TEST_P(ChunkForwardTest, SameBitsForEveryThreadCount) {
   using R = Accumulator<typename TypeParam::T>;

@@ -258,10 +258,12 @@ HWY_INLINE void LoadPanelRow(const T* row, Index panel, const BlockLayout<R>& la
   }
 }
 
-// block.values = v~: the values times their factors, zeros behind the last token.
+// block.values = v~: the values times their factors, zeros behind the last token. Nothing where the
+// caller wants none.
 template <class T, class R>
 HWY_INLINE void PackValues(const BlockInput<T>& input, const BlockLayout<R>& layout,
                            const R* factors, const Block<R>& block) {
+  if (input.v.data == nullptr) return;
   for (Index i = 0; i < kBlock; ++i) {
     const T* row = i < input.count ? input.v[i] : nullptr;
     for (Index panel = 0; panel < layout.panels; ++panel) {

@@ -23,19 +23,16 @@ using PairKernel = DotKernel;
 // A head is computed in segments of blocks: pack the blocks (they stay in L2), then walk each panel
 // of the state through them (it stays in L1), then write the outputs.
 // Many heads: a few neighbours are one task, which takes turns at them segment by segment, because
-// their tokens share pages of memory. Fewer heads than threads: a task is some columns of V, whose
-// keys it packs for itself, a fifth of its work: what one core packs reaches another slowly (one
-// head, two threads, Intel server: 1.25 x with packed blocks shared, 1.7 x so). More threads than
-// panels: the blocks of a segment are packed, and the panels of the state are walked, as tasks. The
-// same functions on the same numbers, so the same bits.
+// their tokens share pages of memory. Few heads for the threads: a task is some columns of V of one
+// head, whose keys it packs for itself: what one core packs reaches another slowly (one head, two
+// threads, Intel server: 1.25 x with packed blocks shared, 1.7 x so). The same functions on the
+// same numbers, so the same bits.
 template <class StepSize, class T, class State, Index kChunk>
 class ChunkForwardHeads {
  public:
   using R = Accumulator<T>;
   using Args = ChunkForwardArgs<T, State>;
-  static constexpr Index kSegment = 4;  // blocks, where a head is one task
-  // Where blocks are tasks: so many a thread, which stay in L2, and no more than this in all.
-  static constexpr Index kWindow = 8, kMaxWindow = 128;
+  static constexpr Index kSegment = 4;  // blocks
 
   // bfloat16 inputs are multiplied as such where the processor can, except that states which are
   // kept for the gradients are those of float arithmetic: the same bits as ChunkBackward
@@ -61,34 +58,33 @@ class ChunkForwardHeads {
   void Run(const Executor& executor) const {
     const Index heads = problem_.value_heads, threads = executor.Concurrency();
     if (problem_.sequences * heads == 0) return;
-    if (problem_.sequences * heads >= threads) {
-      const Index group = GroupOfHeads(problem_, layout_, threads);
-      const Index groups = (heads + group - 1) / group;
-      RunTasks<R>(executor, problem_.sequences * groups, WorkspaceSize(group, kSegment),
-                  [&](Index task, R* memory) {
-                    const Index first = task % groups * group;
-                    RunHeads(Serial{}, task / groups, first, std::min(group, heads - first),
-                             kSegment, memory);
-                  });
-    } else if (threads <= layout_.panels) {
-      executor.ParallelFor(threads, [&](Index part) {
-        const Args columns = Columns(layout_.panels * part / threads * kPanel<R>,
-                                     layout_.panels * (part + 1) / threads * kPanel<R>);
-        ChunkForwardHeads(columns).Run(Serial{});
-      });
-    } else {
-      const Index window = std::clamp<Index>((problem_.tokens + kBlock - 1) / kBlock, 1,
-                                             std::min(kWindow * threads, kMaxWindow));
-      const AlignedArray<R> memory(WorkspaceSize(1, window));
-      for (Index n = 0; n < problem_.sequences; ++n) {
-        for (Index head = 0; head < heads; ++head) {
-          RunHeads(executor, n, head, 1, window, memory.data());
-        }
-      }
-    }
+    const Index parts = PartsOfHead(threads);
+    const Index group = parts > 1 ? 1 : GroupOfHeads(problem_, layout_, threads);
+    const Index groups = (heads + group - 1) / group;
+    RunTasks<R>(executor, problem_.sequences * groups * parts, WorkspaceSize(group),
+                [&](Index task, R* memory) {
+                  const Index part = task % parts, n = task / parts / groups;
+                  const Index first = task / parts % groups * group;
+                  if (parts == 1) return RunHeads(n, first, std::min(group, heads - first), memory);
+                  const Args columns = Columns(layout_.panels * part / parts * kPanel<R>,
+                                               layout_.panels * (part + 1) / parts * kPanel<R>);
+                  ChunkForwardHeads(columns).RunHeads(n, first, 1, memory);
+                });
   }
 
  private:
+  // Into how many tasks, each some columns of V, a head is cut. Each packs the keys for itself,
+  // which takes as long as so many columns (measured at K = V = 128).
+  Index PartsOfHead(Index threads) const {
+    const Index keys = pairs_ ? 55 : 25;
+    return FastestParts(problem_.sequences * problem_.value_heads, threads, layout_.panels,
+                        [&](Index parts) {
+                          const Index panels = (layout_.panels + parts - 1) / parts;
+                          return static_cast<double>(keys + panels * kPanel<R>) /
+                                 static_cast<double>(keys + layout_.panels * kPanel<R>);
+                        });
+  }
+
   static bool MayPair() {
 #if KLA_SIMD_HAS_BF16_DOT
     return kBfloat16 && PairKernel::IsAllowed();
@@ -117,26 +113,24 @@ class ChunkForwardHeads {
     return part;
   }
 
-  Index WorkspaceSize(Index heads, Index blocks) const {
-    return heads * layout_.StateSize() + blocks * block_size_;
+  Index WorkspaceSize(Index heads) const {
+    return heads * layout_.StateSize() + kSegment * block_size_;
   }
 
-  template <class Executor>
-  void RunHeads(const Executor& executor, Index n, Index first, Index heads, Index segment,
-                R* memory) const {
+  void RunHeads(Index n, Index first, Index heads, R* memory) const {
     const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
     R* blocks = memory + heads * layout_.StateSize();
     for (Index i = 0; i < heads; ++i) {
       LoadState(layout_, args_.initial_state, n, first + i, memory + i * layout_.StateSize());
     }
-    for (Index begin = 0; begin < span.length; begin += segment * kBlock) {
-      const Index end = std::min(span.length, begin + segment * kBlock);
+    for (Index begin = 0; begin < span.length; begin += kSegment * kBlock) {
+      const Index end = std::min(span.length, begin + kSegment * kBlock);
       for (Index i = 0; i < heads; ++i) {
         const bool last = i + 1 == heads;
         const Tokens next{span, last ? first : first + i + 1, last ? end : begin,
-                          std::min(span.length, (last ? end : begin) + segment * kBlock)};
-        RunSegment(executor, n, {span, first + i, begin, end}, next,
-                   memory + i * layout_.StateSize(), blocks);
+                          std::min(span.length, (last ? end : begin) + kSegment * kBlock)};
+        RunSegment(n, {span, first + i, begin, end}, next, memory + i * layout_.StateSize(),
+                   blocks);
       }
     }
     for (Index i = 0; i < heads; ++i) {
@@ -150,50 +144,44 @@ class ChunkForwardHeads {
     Index head, begin, end;
   };
 
-  template <class Executor>
-  void RunSegment(const Executor& executor, Index n, const Tokens& at, const Tokens& next, R* state,
-                  R* blocks) const {
+  void RunSegment(Index n, const Tokens& at, const Tokens& next, R* state, R* blocks) const {
     const SequenceSpan& span = at.span;
-    const Index head = at.head, begin = at.begin, end = at.end;
-    const Index count = (end - begin + kBlock - 1) / kBlock;
-    executor.ParallelFor(count, [&](Index i) {
-      const Index t = begin + i * kBlock;
-      const BlockInput<T> input(args_, span.batch, span.begin + t, std::min(kBlock, end - t),
-                                problem_.KeyHeadOf(head), head);
-      const Block<R> block = BlockAt(blocks, i);
+    for (Index t = at.begin, i = 0; t < at.end; t += kBlock, ++i) {
+      const BlockInput<T> input(args_, span.batch, span.begin + t, std::min(kBlock, at.end - t),
+                                problem_.KeyHeadOf(at.head), at.head);
+      Pack(input, BlockAt(blocks, i));
+    }
+    for (Index panel = 0; panel < layout_.panels; ++panel) {
+      WalkPanel(n, at, next, panel, blocks, state + panel * layout_.PanelSize());
+    }
+    for (Index t = at.begin; t < at.end; ++t) {
+      const Index i = (t - at.begin) / kBlock, j = (t - at.begin) % kBlock;
+      StorePanelRow(layout_, BlockAt(blocks, i).values, j, stream_,
+                    args_.o.Row(span.batch, span.begin + t, at.head));
+    }
+    if (stream_) hwy::FlushStream();
+  }
+
+  void Pack(const BlockInput<T>& input, const Block<R>& block) const {
 #if KLA_SIMD_HAS_BF16_DOT
-      if constexpr (kBfloat16) {
-        if (pairs_) {
-          const typename PairKernel::Block pairs(layout_, block);
-          return PackPairBlock<StepSize>(input, layout_, problem_, pairs);
-        }
+    if constexpr (kBfloat16) {
+      if (pairs_) {
+        const typename PairKernel::Block pairs(layout_, block);
+        return PackPairBlock<StepSize>(input, layout_, problem_, pairs);
       }
+    }
 #endif
-      PackBlock<StepSize, T>(input, layout_, problem_, block,
-                             static_cast<TokenScales<R>*>(nullptr));
-    });
-    executor.ParallelFor(layout_.panels, [&](Index panel) {
-      R* const columns = state + panel * layout_.PanelSize();
-#if KLA_SIMD_HAS_BF16_DOT
-      if constexpr (kBfloat16) {
-        if (pairs_) return WalkPairPanel(at, next, panel, blocks, columns);
-      }
-#endif
-      WalkPanel(n, at, next, panel, blocks, columns);
-    });
-    executor.ParallelFor(count, [&](Index i) {
-      const Index t = begin + i * kBlock;
-      for (Index j = 0; j < std::min(kBlock, end - t); ++j) {
-        StorePanelRow(layout_, BlockAt(blocks, i).values, j, stream_,
-                      args_.o.Row(span.batch, span.begin + t + j, head));
-      }
-      if (stream_) hwy::FlushStream();
-    });
+    PackBlock<StepSize, T>(input, layout_, problem_, block, static_cast<TokenScales<R>*>(nullptr));
   }
 
   // The blocks of one panel; keeps the state that enters each chunk where asked to.
   void WalkPanel(Index n, const Tokens& at, const Tokens& next, Index panel, R* blocks,
                  R* state) const {
+#if KLA_SIMD_HAS_BF16_DOT
+    if constexpr (kBfloat16) {
+      if (pairs_) return WalkPairPanel(at, next, panel, blocks, state);
+    }
+#endif
     PanelScratch<R> scratch;
     for (Index i = 0; at.begin + i * kBlock < at.end; ++i) {
       const Index t = at.begin + i * kBlock;

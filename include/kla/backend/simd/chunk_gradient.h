@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // backend/simd: the gradients of one block of C tokens of one value head (math/chunk_form.h), in
-// three phases of which the first two work on panels of V and the third on whole blocks:
+// three phases of which the first two work on panels of V and the third, in token_gradient.h, on
+// whole blocks:
 //   RecallPanel    forward in time:  E, V' and the states that enter the blocks
 //   BackPanel      reverse in time:  Z, dv, V' dS+^T; dS+, the gradient of the state that leaves a
 //                                    block, becomes that of the state that enters it
 //   KeyGradients   any order:        dq, dk, dg, deta, with MultiplyOutputs and TokenGradients
-// Flops per token: 4KV, 8KV and 4KV, besides about 11 C (K + V).
+// Flops per token: 4KV, 8KV and 4KV, besides about 11 C (K + V); 6KV for dS alone, BackStatePanel.
 // The scale s is part of q' = s q^ throughout, so that P, X and I_q carry none of their own.
 #ifndef KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
 #define KLA_BACKEND_SIMD_CHUNK_GRADIENT_H_
@@ -107,10 +108,66 @@ HWY_INLINE void MultiplyPseudoValues(const BlockLayout<R>& layout, const Gradien
   }
 }
 
-// How many shares of lines at least are fetched by the second phase of one block and one panel.
+// How many shares of lines at least are fetched by the second phase of one block and one panel, or
+// by what it does for dS alone.
 template <class R>
-constexpr Index BackFetchShares(const BlockLayout<R>& layout) {
-  return FetchShares(layout, kBlock, false) + 3 * kBlock * layout.key_rows / kFetchWork;
+constexpr Index BackFetchShares(const BlockLayout<R>& layout, bool state_only = false) {
+  return FetchShares(layout, kBlock, false) +
+         (state_only ? 2 : 3) * kBlock * layout.key_rows / kFetchWork;
+}
+
+// The panel's dO, by rows, and Z from dV' = w (K dS+) + P^T dO, which begins as K dS+ in z.
+template <class R>
+HWY_INLINE void SolvePseudoValueGradients(const GradientBlock<R>& g, Index panel,
+                                          BackScratch<R>& scratch) {
+  const Block<R>& block = g.block;
+  std::copy_n(g.d_outputs + 2 * panel * kBlock * kPanel<R>, kBlock * kPanel<R>, scratch.d_o);
+  for (Index i = 0; i < kBlock; i += kTileRows) {
+    RegisterTile<R> tile;
+    tile.LoadScaledRows(block.to_end + i, scratch.z + i * kPanel<R>, kPanel<R>);
+    tile.template MulAdd<1, kBlock, kPanel<R>>(block.p + i * kBlock + i,
+                                               scratch.d_o + i * kPanel<R>, kBlock - i);
+    tile.Store(scratch.z + i * kPanel<R>, kPanel<R>);
+  }
+  SolveUpper(block, scratch.z);
+}
+
+// Row i of -b gamma Z and gamma dO.
+template <class R>
+HWY_INLINE void ScaleRow(const Block<R>& block, Index i, BackScratch<R>& scratch) {
+  const Tag<R> d;
+  const auto gamma = hn::Set(d, block.gamma[i]);
+  const auto minus_step_gamma = hn::Set(d, -(block.step[i] * block.gamma[i]));
+  for (Index n = i * kPanel<R>; n < (i + 1) * kPanel<R>; n += kLanes<R>) {
+    R* to = scratch.keys_queries_rows + n;
+    hn::Store(hn::Mul(minus_step_gamma, hn::Load(d, scratch.z + n)), d, to);
+    hn::Store(hn::Mul(gamma, hn::Load(d, scratch.d_o + n)), d, to + kBlock * kPanel<R>);
+  }
+}
+
+// dS = gamma_C dS+ + [-b gamma Z; gamma dO]^T [K; Q] in place; `each` sees the vectors of dS+.
+template <class R, class Lines, class F>
+HWY_INLINE void UpdateGradient(const BlockLayout<R>& layout, const Block<R>& block,
+                               const BackScratch<R>& scratch, R* HWY_RESTRICT d_state, Lines& lines,
+                               const F& each) {
+  const Tag<R> d;
+  const auto decay = hn::Set(d, block.gamma[kBlock - 1]);
+  ForTiles(layout.key_rows, [&](auto height, Index k) KLA_SIMD_INLINE {
+    constexpr int kRows = height;
+    RegisterTile<R, kRows> tile;
+    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
+      HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
+        const Index element = (k + r) * kPanel<R> + n * kLanes<R>;
+        const auto gradient = hn::Load(d, d_state + element);
+        each(element, n, gradient);
+        tile.v[r][n] = hn::Mul(decay, gradient);
+      }
+    }
+    tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock,
+                                                   scratch.keys_queries_rows, 2 * kBlock);
+    tile.Store(d_state + k * kPanel<R>, kPanel<R>);
+    lines.Fetch(height * 2 * kBlock / kFetchWork);
+  });
 }
 
 // Second phase, one panel:
@@ -126,268 +183,43 @@ HWY_NOINLINE void BackPanel(const BlockLayout<R>& layout, const GradientBlock<R>
   const Tag<R> d;
   const Block<R>& block = g.block;
   const Index at = panel * kBlock * kPanel<R>;
-  std::copy_n(g.d_outputs + 2 * at, kBlock * kPanel<R>, scratch.d_o);
   MultiplyState(layout, block, kBlock, d_state, scratch.z, lines);
   MultiplyPseudoValues(layout, g, panel, d_state, lines);
-  for (Index i = 0; i < kBlock; i += kTileRows) {
-    RegisterTile<R> tile;
-    tile.LoadScaledRows(block.to_end + i, scratch.z + i * kPanel<R>, kPanel<R>);
-    tile.template MulAdd<1, kBlock, kPanel<R>>(block.p + i * kBlock + i,
-                                               scratch.d_o + i * kPanel<R>, kBlock - i);
-    tile.Store(scratch.z + i * kPanel<R>, kPanel<R>);
-  }
-  SolveUpper(block, scratch.z);
+  SolvePseudoValueGradients(g, panel, scratch);
   Transpose(scratch.z, kPanel<R>, kBlock, kPanel<R>, g.d_outputs + 2 * at, 2 * kBlock);
   Transpose(scratch.d_o, kPanel<R>, kBlock, kPanel<R>, g.d_outputs + 2 * at + kBlock, 2 * kBlock);
   for (Index i = 0; i < kBlock; ++i) {
     const R* z = scratch.z + i * kPanel<R>;
     g.error_products[panel * kBlock + i] = Dot(z, g.errors + at + i * kPanel<R>, kPanel<R>);
     g.value_products[panel * kBlock + i] = Dot(z, block.values + at + i * kPanel<R>, kPanel<R>);
-    const auto gamma = hn::Set(d, block.gamma[i]);
-    const auto minus_step_gamma = hn::Set(d, -(block.step[i] * block.gamma[i]));
+    ScaleRow(block, i, scratch);
     const auto value_step =
         hn::Set(d, static_cast<R>(g.scales->key[i].value * g.scales->key[i].step));
     for (Index n = 0; n < kPanel<R>; n += kLanes<R>) {
-      R* to = scratch.keys_queries_rows + i * kPanel<R> + n;
-      hn::Store(hn::Mul(minus_step_gamma, hn::Load(d, z + n)), d, to);
-      hn::Store(hn::Mul(gamma, hn::Load(d, scratch.d_o + i * kPanel<R> + n)), d,
-                to + kBlock * kPanel<R>);
       hn::Store(hn::Mul(value_step, hn::Load(d, z + n)), d, g.errors + at + i * kPanel<R> + n);
     }
   }
   // dS, and <S, dS+> on the way.
-  const auto decay = hn::Set(d, block.gamma[kBlock - 1]);
   Vector<R> sum[kTileVectors];
   HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) sum[n] = hn::Zero(d);
-  ForTiles(layout.key_rows, [&](auto height, Index k) KLA_SIMD_INLINE {
-    constexpr int kRows = height;
-    RegisterTile<R, kRows> tile;
-    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
-      HWY_UNROLL(4) for (int n = 0; n < kTileVectors; ++n) {
-        const Index element = (k + r) * kPanel<R> + n * kLanes<R>;
-        const auto gradient = hn::Load(d, d_state + element);
-        sum[n] = hn::MulAdd(hn::Load(d, state + element), gradient, sum[n]);
-        tile.v[r][n] = hn::Mul(decay, gradient);
-      }
-    }
-    tile.template MulAdd<2 * kBlock, 1, kPanel<R>>(block.keys_queries + k * 2 * kBlock,
-                                                   scratch.keys_queries_rows, 2 * kBlock);
-    tile.Store(d_state + k * kPanel<R>, kPanel<R>);
-    lines.Fetch(height * 2 * kBlock / kFetchWork);
-  });
+  UpdateGradient(layout, block, scratch, d_state, lines,
+                 [&](Index element, int n, auto gradient) KLA_SIMD_INLINE {
+                   sum[n] = hn::MulAdd(hn::Load(d, state + element), gradient, sum[n]);
+                 });
   HWY_UNROLL(4) for (int n = 1; n < kTileVectors; ++n) sum[0] = hn::Add(sum[0], sum[n]);
   g.state_products[panel * kBlock] = hn::GetLane(hn::SumOfLanes(d, sum[0]));
 }
 
-// The C x C matrices of the third phase, and the sums of their rows and columns.
-template <class R>
-struct BlockProducts {
-  alignas(64) R z_y[2 * kBlock * kBlock];           // Z V'^T (later M), then Y = dO V'^T
-  alignas(64) R transposed[kBlock * 2 * kBlock];    // [C][2C]  M^T, X^T
-  alignas(64) R from_queries[2 * kBlock * kBlock];  // [2C][C]  b M, then X
-  Wide<R> log_decay[kBlock];                        // what dG gets from P and A
-  Wide<R> step[kBlock];                             // <M K, K> = rowsum(dA * K K^T * D)
-};
-
-// X = Y * D, M = dA * D with dA = -StrictLower(Z V'^T).   4 C^2 V flops
-template <class R>
-HWY_NOINLINE void MultiplyOutputs(const BlockLayout<R>& layout, const GradientBlock<R>& g,
-                                  BlockProducts<R>& out) {
-  const Block<R>& block = g.block;
-  for (Index first = 0; first < kBlock; first += kTokenColumns<R>) {
-    for (Index r = 0; r < 2 * kBlock; r += kTokenRows<R>) {
-      TokenTile<R> tile;
-      tile.SetZero();
-      tile.template MulAdd<1, 2 * kBlock, kBlock>(g.d_outputs + r, g.pseudo_values + first,
-                                                  layout.panels * kPanel<R>);
-      tile.Store(out.z_y + r * kBlock + first, kBlock);
-    }
-  }
-  // M takes the place of Z V'^T. What reaches dG through P and A at (i, j), and d step.
-  alignas(64) R through[kBlock * kBlock], along[kBlock * kBlock], transposed[kBlock * kBlock];
-  const Tag<R> d;
-  const auto lane = hn::Iota(d, R(0));
-  for (Index i = 0; i < kBlock; ++i) {
-    const auto step = hn::Set(d, block.step[i]);
-    for (Index j = 0; j < kBlock; j += kLanes<R>) {
-      const Index at = i * kBlock + j;
-      const auto lower = hn::Lt(lane, hn::Set(d, static_cast<R>(i - j)));
-      const auto decay = hn::Load(d, block.decay + at),
-                 y = hn::Load(d, out.z_y + kBlock * kBlock + at);
-      const auto d_a = hn::IfThenElseZero(lower, hn::Neg(hn::Load(d, out.z_y + at)));
-      const auto m = hn::Mul(d_a, decay);
-      const auto through_p = hn::IfThenElseZero(lower, hn::Mul(y, hn::Load(d, block.p + at)));
-      hn::Store(hn::MulAdd(d_a, hn::Load(d, block.a + at), through_p), d, through + at);
-      hn::Store(hn::Mul(d_a, hn::Load(d, block.key_products + at)), d, along + at);
-      hn::Store(m, d, out.z_y + at);
-      hn::Store(hn::Mul(step, m), d, out.from_queries + at);
-      hn::Store(hn::Mul(y, decay), d, out.from_queries + kBlock * kBlock + at);
-    }
-  }
-  Transpose(out.z_y, kBlock, kBlock, kBlock, out.transposed, 2 * kBlock);
-  Transpose(out.from_queries + kBlock * kBlock, kBlock, kBlock, kBlock, out.transposed + kBlock,
-            2 * kBlock);
-  // Row sums less column sums, and row sums: in W, for all tokens side by side.
-  std::fill_n(out.log_decay, kBlock, Wide<R>(0));
-  std::fill_n(out.step, kBlock, Wide<R>(0));
-  Transpose(through, kBlock, kBlock, kBlock, transposed, kBlock);
-  for (Index j = 0; j < kBlock; ++j) {
-    for (Index i = 0; i < kBlock; ++i) {
-      out.log_decay[i] += static_cast<Wide<R>>(transposed[j * kBlock + i]) -
-                          static_cast<Wide<R>>(through[j * kBlock + i]);
-    }
-  }
-  Transpose(along, kBlock, kBlock, kBlock, transposed, kBlock);
-  for (Index j = 0; j < kBlock; ++j) {
-    for (Index i = 0; i < kBlock; ++i) {
-      out.step[i] += static_cast<Wide<R>>(transposed[j * kBlock + i]);
-    }
-  }
-}
-
-// Sums over the key axis, token by token, of the third phase.
-template <class R>
-struct KeySums {
-  alignas(64) R recalled[2 * kBlock] = {};  // <gamma T_w, k~>, <I_q, q'>
-  alignas(64) R query[2 * kBlock] = {};     // unused, <q', dq'>
-  alignas(64) R written[kBlock] = {};       // <F, k~>
-  alignas(64) R key[kBlock] = {};           // <k~, dk~>
-};
-
-// sums[j] += tile(r, j) x[r * 2C + j] over the rows r of a tile
-template <class R, int kRows, int kVectors>
-HWY_INLINE void AddColumnProducts(const RegisterTile<R, kRows, kVectors>& tile,
-                                  const R* HWY_RESTRICT x, R* HWY_RESTRICT sums) {
-  const Tag<R> d;
-  HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
-    auto sum = hn::Load(d, sums + n * kLanes<R>);
-    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) {
-      sum = hn::MulAdd(tile.v[r][n], hn::Load(d, x + r * 2 * kBlock + n * kLanes<R>), sum);
-    }
-    hn::Store(sum, d, sums + n * kLanes<R>);
-  }
-}
-
-// Column j of a tile times factors[j].
-template <class R, int kRows, int kVectors>
-HWY_INLINE void ScaleColumns(RegisterTile<R, kRows, kVectors>& tile,
-                             const R* HWY_RESTRICT factors) {
-  HWY_UNROLL(4) for (int n = 0; n < kVectors; ++n) {
-    const auto factor = hn::Load(Tag<R>(), factors + n * kLanes<R>);
-    HWY_UNROLL(16) for (int r = 0; r < kRows; ++r) tile.v[r][n] = hn::Mul(tile.v[r][n], factor);
-  }
-}
-
-// Third phase: dk~^T and dq'^T [key_rows][C], all tokens of the block side by side.
-//   dq' = I_q + X K                          I_q = gamma (dO S^T)
-//   dk~ = X^T Q + F + b (gamma T_w + M K) + M^T (b K)     T_w = -Z S^T   F = w (V' dS+^T)
-// 4 C K V + 8 C^2 K flops
-template <class R>
-HWY_NOINLINE void KeyGradients(const BlockLayout<R>& layout, const GradientBlock<R>& g,
-                               const R* HWY_RESTRICT state, const BlockProducts<R>& products,
-                               KeySums<R>& sums) {
-  const Tag<R> d;
-  const Block<R>& block = g.block;
-  alignas(64) R gamma[2 * kBlock];
-  for (Index i = 0; i < kBlock; ++i) {
-    gamma[i] = -block.gamma[i];
-    gamma[kBlock + i] = block.gamma[i];
-  }
-  constexpr Index kColumns = std::min(kPanel<R>, 2 * kBlock);
-  ForTiles(layout.key_rows, [&](auto height, Index k) KLA_SIMD_INLINE {
-    for (Index first = 0; first < 2 * kBlock; first += kColumns) {
-      RegisterTile<R, height> tile;
-      tile.SetZero();
-      for (Index panel = 0; panel < layout.panels; ++panel) {
-        tile.template MulAdd<kPanel<R>, 1, 2 * kBlock>(
-            state + panel * layout.PanelSize() + k * kPanel<R>,
-            g.d_outputs + panel * kPanel<R> * 2 * kBlock + first, kPanel<R>);
-      }
-      ScaleColumns(tile, gamma + first);
-      const R* rows = block.keys_queries + k * 2 * kBlock;
-      AddColumnProducts(tile, rows + first, sums.recalled + first);
-      tile.template MulAdd<2 * kBlock, 1, 2 * kBlock>(rows, products.transposed + first, kBlock);
-      AddColumnProducts(tile, rows + first, sums.query + first);
-      tile.Store(g.d_keys_queries + k * 2 * kBlock + first, 2 * kBlock);
-    }
-  });
-  for (Index k = 0; k < layout.key_rows; k += kTokenRows<R>) {
-    for (Index first = 0; first < kBlock; first += kTokenColumns<R>) {
-      TokenTile<R> tile;
-      tile.SetZero();
-      for (Index panel = 0; panel < layout.panels; ++panel) {
-        tile.Add(g.written + (panel * layout.key_rows + k) * kBlock + first, kBlock);
-      }
-      const R* rows = block.keys_queries + k * 2 * kBlock;
-      ScaleColumns(tile, block.to_end + first);
-      AddColumnProducts(tile, rows + first, sums.written + first);
-      tile.template MulAdd<2 * kBlock, 1, kBlock>(rows, products.from_queries + first, 2 * kBlock);
-      R* d_keys = g.d_keys_queries + k * 2 * kBlock + first;
-      HWY_UNROLL(4) for (int n = 0; n < kTokenVectors<R>; ++n) {
-        const auto step = hn::Load(d, block.step + first + n * kLanes<R>);
-        HWY_UNROLL(16) for (int r = 0; r < kTokenRows<R>; ++r) {
-          const auto recalled = hn::Load(d, d_keys + r * 2 * kBlock + n * kLanes<R>);
-          tile.v[r][n] = hn::MulAdd(step, recalled, tile.v[r][n]);
-        }
-      }
-      AddColumnProducts(tile, rows + first, sums.key + first);
-      tile.Store(d_keys, 2 * kBlock);
-    }
-  }
-}
-
-// The rest of the third phase: dG, and from the unit-key form back to what the caller gave.
-//   dk = r dk~ + 2 dn k      dq = s r_q dq' - r_q^3 <q, dq^> q (where q is normalised)
-// d_keys_queries becomes dk^T, dq^T; d_gates and d_etas receive dg and deta of the block's tokens.
-template <class StepSize, class T, class R>
-HWY_NOINLINE void TokenGradients(const BlockLayout<R>& layout, const Problem& problem,
-                                 const GradientBlock<R>& g, const BlockInput<T>& input,
-                                 const BlockProducts<R>& products, const KeySums<R>& sums,
-                                 Wide<R>* d_gates, Wide<R>* d_etas) {
-  using W = Wide<R>;
-  const Tag<R> d;
-  const W scale(problem.scale), epsilon(problem.epsilon);
-  const TokenScales<R>& scales = *g.scales;
-  // dk^T = key_factor dk~^T + key_addend k~^T, and the same for q.
-  alignas(64) R factor[2 * kBlock] = {}, addend[2 * kBlock] = {};
-  W end(0);  // what reaches dG of the last token besides its own row
-  for (Index panel = 0; panel < layout.panels; ++panel) end += W(g.state_products[panel * kBlock]);
-  end *= W(g.block.gamma[kBlock - 1]);
-  for (Index i = 0; i < kBlock; ++i) end += W(sums.written[i]);
-  W d_gate(0);
-  for (Index i = kBlock; i-- > 0;) {
-    d_gate += products.log_decay[i] + W(sums.recalled[kBlock + i]) +
-              W(g.block.step[i]) * W(sums.recalled[i]) - W(sums.written[i]);
-    if (i == kBlock - 1) d_gate += end;
-    if (i >= input.count) continue;
-    W d_step = products.step[i], along_value(0);
-    for (Index panel = 0; panel < layout.panels; ++panel) {
-      d_step += W(g.error_products[panel * kBlock + i]);
-      along_value += W(g.value_products[panel * kBlock + i]);
-    }
-    const auto& unit = scales.key[i];
-    const W along_key = W(sums.key[i]);  // <k~, dk~> = r <k, dk~>
-    const auto gradient = UnitKeyBackward<StepSize>(
-        W(*input.eta[i]), scales.norm2[i], epsilon, unit.key > W(0) ? along_key / unit.key : W(0),
-        unit.value > W(0) ? unit.step * along_value / unit.value : W(0), d_step);
-    d_gates[i] = *input.g[i] > R(kMinLogDecay) ? d_gate : W(0);  // beyond, the decay is 0 anyway
-    d_etas[i] = gradient.eta;
-    factor[i] = static_cast<R>(unit.key);
-    addend[i] = static_cast<R>(unit.key > W(0) ? W(2) * gradient.norm2 / unit.key : W(0));
-    factor[kBlock + i] = static_cast<R>(scale * scales.query[i]);
-    if (StepSize::kNormalizeQuery && scale != W(0)) {
-      addend[kBlock + i] = static_cast<R>(-scales.query[i] / scale * W(sums.query[kBlock + i]));
-    }
-  }
-  for (Index k = 0; k < layout.key_rows; ++k) {
-    for (Index j = 0; j < 2 * kBlock; j += kLanes<R>) {
-      R* gradient = g.d_keys_queries + k * 2 * kBlock + j;
-      const auto row = hn::Load(d, g.block.keys_queries + k * 2 * kBlock + j);
-      hn::Store(hn::MulAdd(hn::Load(d, factor + j), hn::Load(d, gradient),
-                           hn::Mul(hn::Load(d, addend + j), row)),
-                d, gradient);
-    }
-  }
+// dS alone, of a block whose other gradients are another task's: the same bits.
+template <class R, class Lines>
+HWY_NOINLINE void BackStatePanel(const BlockLayout<R>& layout, const GradientBlock<R>& g,
+                                 Index panel, R* HWY_RESTRICT d_state, BackScratch<R>& scratch,
+                                 Lines& lines) {
+  MultiplyState(layout, g.block, kBlock, d_state, scratch.z, lines);
+  SolvePseudoValueGradients(g, panel, scratch);
+  for (Index i = 0; i < kBlock; ++i) ScaleRow(g.block, i, scratch);
+  UpdateGradient(layout, g.block, scratch, d_state, lines,
+                 [](Index /*element*/, int /*n*/, auto /*gradient*/) KLA_SIMD_INLINE {});
 }
 
 }  // namespace KLA_SIMD_VARIANT

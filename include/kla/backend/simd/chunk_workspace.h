@@ -58,6 +58,50 @@ void RunTasks(const Executor& executor, Index count, Index size, const F& task) 
   });
 }
 
+// Into how many parts, at most `most`, each of `count` equal tasks is best cut for so many threads,
+// where part_time(parts), of the time of a whole task, is what each of its parts takes. Parts do
+// some work twice, so that they must save enough.
+template <class F>
+Index FastestParts(Index count, Index threads, Index most, const F& part_time) {
+  const auto time = [&](Index parts) {
+    const Index rounds = (count * parts - 1) / std::max<Index>(threads, 1) + 1;
+    return static_cast<double>(rounds) * part_time(parts);
+  };
+  Index best = 1;
+  for (Index parts = 2; parts <= most; ++parts) {
+    if (time(parts) < 0.97 * time(best)) best = parts;
+  }
+  return best;
+}
+
+// A sequence cut into parts that take equal time where each is a task of its own. A token of the
+// part takes the time 1, each one before the part `before`, each one behind it `behind`:
+//   time = before begin + (end - begin) + behind (1 - end)
+// in times, and tokens, of the whole sequence.
+class SequenceParts {
+ public:
+  SequenceParts(Index count, double before, double behind)
+      : count_(count), before_(before), behind_(behind) {
+    // The first token is linear in the time; the first part begins at 0.
+    const double at_0 = BeginIfTime(0, 0.0);
+    time_ = at_0 / (at_0 - BeginIfTime(0, 1.0));
+  }
+  double time() const { return time_; }
+  double Begin(Index part) const { return part == 0 ? 0.0 : BeginIfTime(part, time_); }
+
+ private:
+  double BeginIfTime(Index part, double time) const {
+    double begin = 1;
+    for (Index i = count_; i > part; --i) {  // from the end of part i - 1 to where it begins
+      begin = (begin + behind_ * (1 - begin) - time) / (1 - before_);
+    }
+    return begin;
+  }
+
+  Index count_;
+  double before_, behind_, time_ = 0;
+};
+
 }  // namespace KLA_SIMD_VARIANT
 }  // namespace HWY_NAMESPACE
 }  // namespace kla
