@@ -120,6 +120,12 @@ void RegisterBackward(Index heads, Index tokens, bool keep_states, const Exec& e
            });
 }
 
+template <class Head, class T, class Exec = Serial>
+void RegisterBoth(Index heads, Index tokens, const Exec& executor = {}) {
+  RegisterForward<Head, T>(heads, tokens, executor);
+  RegisterBackward<Head, T>(heads, tokens, true, executor);
+}
+
 template <class Head, class T>
 void RegisterShape() {
   RegisterForward<Head, T>(16, 4096);
@@ -153,6 +159,13 @@ const bool kRegistered = [] {
   RegisterBackward<Head, float>(16, 4096, false, OpenMp{2});
   RegisterBackward<Head, float>(1, 65536, false, OpenMp{2});
   RegisterForward<Head, float>(8, 4096);
+  // Heads that are few for the threads, or no multiple of them.
+  RegisterBoth<Head, float>(3, 16384);
+  RegisterBoth<Head, float>(3, 16384, OpenMp{2});
+  if (omp_get_num_procs() > 2) RegisterBoth<Head, float>(6, 16384);
+  for (int threads = 4; threads <= omp_get_num_procs(); threads *= 2) {
+    RegisterBoth<Head, float>(6, 16384, OpenMp{threads});
+  }
 #endif
   return true;
 }();

@@ -60,7 +60,9 @@ build_type=Release
 extra=()
 if [ -n "$sanitize" ]; then
   build_type=Debug
-  extra=(-DKLA_BUILD_BENCHMARKS=OFF "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1 -D_GLIBCXX_ASSERTIONS")
+  debug="-O1 -g1 -D_GLIBCXX_ASSERTIONS"
+  case $compiler in *clang*) ;; *) debug+=" -fno-tree-pta" ;; esac  # half the time to compile
+  extra=(-DKLA_BUILD_BENCHMARKS=OFF "-DCMAKE_CXX_FLAGS_DEBUG=$debug")
 fi
 SECONDS=0
 stop() {

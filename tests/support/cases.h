@@ -34,6 +34,7 @@ struct Case {
   HeadGrouping grouping = HeadGrouping::kInterleaved;
   bool initial_state = true;
   bool transposed_state = false;
+  bool state_in_place = false;  // final_state is initial_state, d_initial_state is d_final_state
   Placement placement = Placement::kContiguous;
   Inputs inputs = Inputs::kOrdinary;
   std::optional<double> scale = {};
@@ -70,6 +71,12 @@ inline std::vector<Case> ChunkCases(Index chunk) {
   cases.push_back({.name = "packed_empty", .tokens = 0, .cu_seqlens = {0, 0, 0}});
   cases.push_back({.name = "no_initial_state", .tokens = 100, .initial_state = false});
   cases.push_back({.name = "transposed_state", .batch = 2, .tokens = 40, .transposed_state = true});
+  cases.push_back({.name = "state_in_place",
+                   .batch = 2,
+                   .tokens = 4 * chunk + 3,
+                   .key_heads = 2,
+                   .value_heads = 2,
+                   .state_in_place = true});
   cases.push_back({.name = "strided",
                    .batch = 2,
                    .tokens = 67,

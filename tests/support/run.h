@@ -89,7 +89,8 @@ ForwardOutputs<C> RunForward(const Case& c, const Tensors<typename C::T, typenam
                                                           .cu_seqlens = c.offsets(),
                                                           .scale = c.scale,
                                                           .grouping = c.grouping};
-  if (c.initial_state) args.initial_state = initial.ref();
+  if (c.state_in_place) out.final_state = initial;
+  if (c.initial_state) args.initial_state = (c.state_in_place ? out.final_state : initial).ref();
   ChunkForward<typename C::Backend, typename C::Shape, StepSize>(args, executor);
   return out;
 }
@@ -135,7 +136,8 @@ BackwardOutputs<C> RunBackward(const Case& c,
                                                            .grouping = c.grouping};
   if (c.initial_state) {
     args.initial_state = initial.ref();
-    args.d_final_state = d_final.ref();
+    if (c.state_in_place) out.d_initial_state = d_final;
+    args.d_final_state = (c.state_in_place ? out.d_initial_state : d_final).ref();
     args.d_initial_state = out.d_initial_state.ref();
   }
   ChunkBackward<typename C::Backend, typename C::Shape, StepSize>(args, executor);

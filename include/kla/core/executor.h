@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// core: who runs the independent tasks of an operation. Results never depend on the executor: an
-// operation cuts its work into the same tasks, each summed in the same order, for every thread
-// count.
+// core: who runs the independent tasks of an operation. Results never depend on the executor: into
+// whatever tasks an operation cuts its work, every sum has the same terms in the same order.
 #ifndef KLA_CORE_EXECUTOR_H_
 #define KLA_CORE_EXECUTOR_H_
 

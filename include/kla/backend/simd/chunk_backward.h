@@ -11,13 +11,12 @@ namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
 // One value head after the other. The states that enter its chunks are taken from chunk_states or
-// walked once more (4KV flops per token) into T / kChunk states of memory. Then chunks in reverse,
-// each in the three phases of chunk_gradient.h; its states stay in L2.
-// Tasks are groups of key heads or, where those are few for the threads, parts of their sequences:
-// such a task walks the states up to its tokens and dS back to them by itself, because what one
-// core packs reaches another slowly (one head, two threads, Intel server: 1.25 x with blocks and
-// panels as tasks, 1.65 x so). The value heads that share a key head are one task: dq and dk are
-// their sums, taken in the order of the heads.
+// walked once more (4KV flops per token) into memory. Then chunks in reverse, each in the three
+// phases of chunk_gradient.h; its states stay in L2. Tasks are groups of key heads or, where those
+// are few for the threads, parts of their sequences: such a task walks the states up to its tokens
+// and dS back to them by itself, because what one core packs reaches another slowly (one head, two
+// threads, Intel server: 1.25 x with blocks and panels as tasks, 1.65 x so). The value heads that
+// share a key head are one task: dq and dk are their sums, taken in the order of the heads.
 template <class StepSize, class T, class State, Index kChunk>
 class ChunkBackwardHeads {
  public:
@@ -29,26 +28,31 @@ class ChunkBackwardHeads {
         problem_(MakeProblem(args)),
         walks_(args, problem_),
         threads_(threads),
-        parts_(FastestParts(problem_.sequences * problem_.key_heads, threads, kMaxParts,
-                            [&](Index count) { return Parts(count).time(); })),
+        parts_(Parts(
+            FastestParts(LongestSequences(problem_, args.cu_seqlens) * problem_.key_heads, threads,
+                         std::min(SequenceParts::kMost, (problem_.tokens + kChunk - 1) / kChunk),
+                         [&](Index count) { return Parts(count).time(); }))),
         head_size_((1 + ChunkStateCount()) * walks_.state_size()) {}
 
   template <class Executor>
   void Run(const Executor& executor) const {
     // Key heads whose states are recomputed go one by one, in the same memory: to map new pages
     // costs more than shared ones save (16 MB for each of two threads: a twelfth of their time).
-    const Index keys = problem_.key_heads;
+    const Index keys = problem_.key_heads, parts = parts_.count();
     const Index fitting = GroupOfHeads(problem_, walks_.layout(), threads_);
-    const Index group = HasStates() && parts_ == 1
+    const Index group = HasStates() && parts == 1
                             ? std::clamp<Index>(fitting / (2 * problem_.GroupSize()), 1, keys)
                             : 1;
     const Index groups = (keys + group - 1) / group;
-    RunTasks<R>(executor, problem_.sequences * groups * parts_,
+    const AlignedArray<R> d_final(
+        parts > 1 ? problem_.sequences * problem_.value_heads * walks_.state_size() : 0);
+    if (parts > 1) LoadFinalGradients(d_final.data());
+    RunTasks<R>(executor, problem_.sequences * groups * parts,
                 group * problem_.GroupSize() * head_size_ + walks_.MemorySize(),
                 [&](Index task, R* memory) {
-                  const Index part = task % parts_, first = task / parts_ % groups * group;
-                  RunHeads(task / parts_ / groups, part, first, std::min(group, keys - first),
-                           memory);
+                  const Index part = task % parts, first = task / parts % groups * group;
+                  RunHeads(task / parts / groups, part, first, std::min(group, keys - first),
+                           d_final.data(), memory);
                 });
   }
 
@@ -56,7 +60,6 @@ class ChunkBackwardHeads {
   using Walks = HeadGradients<StepSize, T, State, kChunk>;
   using Head = typename Walks::Head;
   using Next = typename Walks::Next;
-  static constexpr Index kMaxParts = 4;  // 2.4 times as fast as one
 
   bool HasStates() const { return !args_.chunk_states.is_null(); }
 
@@ -66,29 +69,36 @@ class ChunkBackwardHeads {
   SequenceParts Parts(Index count) const {
     return {count, HasStates() ? 0.0 : 0.2, HasStates() ? 0.35 : 0.25};
   }
-  // The first token of a part.
   Index BeginOf(const SequenceSpan& span, Index part) const {
     const Index chunks = (span.length + kChunk - 1) / kChunk;
-    const auto begin =
-        static_cast<Index>(static_cast<double>(chunks) * Parts(parts_).Begin(part) + 0.5);
-    return std::min<Index>(begin * kChunk, span.length);
+    return std::min(parts_.Begin(part, chunks) * kChunk, span.length);
   }
 
-  // The most that a part needs memory for.
+  // The most chunks of a part, where the states that enter them are kept.
   Index ChunkStateCount() const {
     Index longest = 0;
     if (HasStates()) return longest;
     for (Index n = 0; n < problem_.sequences; ++n) {
       const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
-      for (Index part = 0; part < parts_; ++part) {
+      for (Index part = 0; part < parts_.count(); ++part) {
         longest = std::max(longest, BeginOf(span, part + 1) - BeginOf(span, part));
       }
     }
     return (longest + kChunk - 1) / kChunk;
   }
 
+  // Of every sequence and value head, before any part of it runs: d_initial_state, which one part
+  // writes, may be d_final_state, which the others read.
+  void LoadFinalGradients(R* to) const {
+    for (Index n = 0; n < problem_.sequences; ++n) {
+      for (Index head = 0; head < problem_.value_heads; ++head, to += walks_.state_size()) {
+        LoadState(walks_.layout(), args_.d_final_state, n, head, to);
+      }
+    }
+  }
+
   // One part of sequence n, key heads [first, first + keys), which take turns chunk by chunk.
-  void RunHeads(Index n, Index part, Index first, Index keys, R* memory) const {
+  void RunHeads(Index n, Index part, Index first, Index keys, const R* d_final, R* memory) const {
     const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
     const Index begin = BeginOf(span, part), end = BeginOf(span, part + 1);
     if (begin == end && part > 0) return;
@@ -124,7 +134,13 @@ class ChunkBackwardHeads {
       }
     }
     for (Index i = 0; i < heads; ++i) {
-      LoadState(walks_.layout(), args_.d_final_state, n, head_at(i).head, head_at(i).d_state);
+      const Head at = head_at(i);
+      if (parts_.count() > 1) {
+        std::copy_n(d_final + (n * problem_.value_heads + at.head) * walks_.state_size(),
+                    walks_.layout().StateSize(), at.d_state);
+      } else {
+        LoadState(walks_.layout(), args_.d_final_state, n, at.head, at.d_state);
+      }
     }
     for (Index t = RoundUp(span.length, kChunk); t > begin;) {
       t -= kChunk;
@@ -143,8 +159,8 @@ class ChunkBackwardHeads {
   Problem problem_;
   Walks walks_;
   Index threads_;
-  Index parts_;      // of every sequence
-  Index head_size_;  // memory of one head: dS and the states that enter chunks
+  SequenceParts parts_;  // of every sequence
+  Index head_size_;      // memory of one head: dS and the states that enter chunks
 };
 
 }  // namespace KLA_SIMD_VARIANT

@@ -68,7 +68,9 @@ class ChunkForwardHeads {
                   if (parts == 1) return RunHeads(n, first, std::min(group, heads - first), memory);
                   const Args columns = Columns(layout_.panels * part / parts * kPanel<R>,
                                                layout_.panels * (part + 1) / parts * kPanel<R>);
-                  ChunkForwardHeads(columns).RunHeads(n, first, 1, memory);
+                  ChunkForwardHeads heads_columns(columns);
+                  heads_columns.stream_ = stream_;  // as the whole output asks for
+                  heads_columns.RunHeads(n, first, 1, memory);
                 });
   }
 
@@ -77,8 +79,8 @@ class ChunkForwardHeads {
   // which takes as long as so many columns (measured at K = V = 128).
   Index PartsOfHead(Index threads) const {
     const Index keys = pairs_ ? 55 : 25;
-    return FastestParts(problem_.sequences * problem_.value_heads, threads, layout_.panels,
-                        [&](Index parts) {
+    return FastestParts(LongestSequences(problem_, args_.cu_seqlens) * problem_.value_heads,
+                        threads, layout_.panels, [&](Index parts) {
                           const Index panels = (layout_.panels + parts - 1) / parts;
                           return static_cast<double>(keys + panels * kPanel<R>) /
                                  static_cast<double>(keys + layout_.panels * kPanel<R>);

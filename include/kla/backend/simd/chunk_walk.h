@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // backend/simd: the part of the chunk form that involves the state, for one block of C tokens and
-// one panel of kPanel columns of V. Columns never mix, so that panels are independent tasks.
+// one panel of kPanel columns of V. Columns never mix: panels are walked one by one.
 #ifndef KLA_BACKEND_SIMD_CHUNK_WALK_H_
 #define KLA_BACKEND_SIMD_CHUNK_WALK_H_
 

@@ -10,7 +10,9 @@
 
 #include "kla/backend/simd/target.h"
 #include "kla/core/aligned_allocator.h"
+#include "kla/core/layout.h"
 #include "kla/core/scalar.h"
+#include "kla/op/problem.h"
 
 namespace kla {
 namespace HWY_NAMESPACE {
@@ -74,32 +76,49 @@ Index FastestParts(Index count, Index threads, Index most, const F& part_time) {
   return best;
 }
 
+// How many sequences of the longest length would take as long as all of a batch, at least 1.
+inline Index LongestSequences(const Problem& problem, const IndexList& cu_seqlens) {
+  Index longest = 1;
+  for (Index n = 0; n < problem.sequences; ++n) {
+    longest = std::max(longest, SequenceAt(cu_seqlens, problem.tokens, n).length);
+  }
+  return std::max<Index>((problem.batch * problem.tokens + longest / 2) / longest, 1);
+}
+
 // A sequence cut into parts that take equal time where each is a task of its own. A token of the
 // part takes the time 1, each one before the part `before`, each one behind it `behind`:
 //   time = before begin + (end - begin) + behind (1 - end)
 // in times, and tokens, of the whole sequence.
 class SequenceParts {
  public:
-  SequenceParts(Index count, double before, double behind)
-      : count_(count), before_(before), behind_(behind) {
-    // The first token is linear in the time; the first part begins at 0.
-    const double at_0 = BeginIfTime(0, 0.0);
-    time_ = at_0 / (at_0 - BeginIfTime(0, 1.0));
+  static constexpr Index kMost = 4;
+
+  SequenceParts(Index count, double before, double behind) : count_(count) {
+    // Where a part begins is linear in the time, and the first one begins at 0.
+    const double at_0 = Cut(0.0, before, behind), at_1 = Cut(1.0, before, behind);
+    time_ = at_0 / (at_0 - at_1);
+    Cut(time_, before, behind);
+    begins_[0] = 0;
   }
+  Index count() const { return count_; }
   double time() const { return time_; }
-  double Begin(Index part) const { return part == 0 ? 0.0 : BeginIfTime(part, time_); }
+  // The first token of a part of a sequence of so many; that of part count() is the last one's end.
+  Index Begin(Index part, Index tokens) const {
+    return static_cast<Index>(begins_[part] * static_cast<double>(tokens) + 0.5);
+  }
 
  private:
-  double BeginIfTime(Index part, double time) const {
-    double begin = 1;
-    for (Index i = count_; i > part; --i) {  // from the end of part i - 1 to where it begins
-      begin = (begin + behind_ * (1 - begin) - time) / (1 - before_);
+  // Where the parts begin if each takes that time; returns where the first does.
+  double Cut(double time, double before, double behind) {
+    begins_[count_] = 1;
+    for (Index i = count_; i > 0; --i) {
+      begins_[i - 1] = (begins_[i] + behind * (1 - begins_[i]) - time) / (1 - before);
     }
-    return begin;
+    return begins_[0];
   }
 
   Index count_;
-  double before_, behind_, time_ = 0;
+  double time_, begins_[kMost + 1];
 };
 
 }  // namespace KLA_SIMD_VARIANT

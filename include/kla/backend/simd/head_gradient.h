@@ -12,8 +12,8 @@ namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
 // Three walks over a chunk. Each packs its blocks, which stay in L2 with the states that enter
-// them, takes them through phases of chunk_gradient.h, and meanwhile fetches what the next walk
-// packs.
+// them, takes panels and blocks through functions of chunk_walk.h or chunk_gradient.h, and
+// meanwhile fetches what the next walk packs.
 template <class StepSize, class T, class State, Index kChunk>
 class HeadGradients {
  public:
@@ -25,7 +25,7 @@ class HeadGradients {
     Index n, head, key_head, group_position;
     SequenceSpan span;
     Index begin, end;  // the part of the sequence whose gradients are wanted
-    R* d_state;        // dS+ of the block that is next in reverse
+    R* d_state;        // dS+ of the block that is next in reverse; S while states are walked
     R* chunk_states;   // those that enter the part's chunks, where they are not given
   };
   // What is packed next, from token `begin` on.
@@ -67,7 +67,7 @@ class HeadGradients {
       std::copy_n(at.d_state, layout_.StateSize(), ChunkStateAt(at, t));
     }
     ForBlocks(at, t, [&](Index i, Index first, Index count) {
-      PackBlock<StepSize, T>(InputAt(at, first, count), layout_, problem_, BlockAt(m, i).block,
+      PackBlock<StepSize, T>(InputAt(at, first, count), layout_, problem_, WalkedBlockAt(m, i),
                              static_cast<TokenScales<R>*>(nullptr));
     });
     for (Index panel = 0; panel < layout_.panels; ++panel) {
@@ -77,7 +77,7 @@ class HeadGradients {
         AddKeyLines(next, i, panel, lines);
         AddLines(args_.v, next, i, panel, lines);
         lines.SpreadOver(FetchShares(layout_, kBlock));
-        AdvanceBlock(layout_, BlockAt(m, i).block, panel, at.d_state + panel * layout_.PanelSize(),
+        AdvanceBlock(layout_, WalkedBlockAt(m, i), panel, at.d_state + panel * layout_.PanelSize(),
                      scratch, lines);
       });
     }
@@ -89,7 +89,7 @@ class HeadGradients {
     ForBlocks(at, t, [&](Index i, Index first, Index count) {
       BlockInput<T> input = InputAt(at, first, count);
       input.v.data = nullptr;
-      PackBlock<StepSize, T>(input, layout_, problem_, BlockAt(m, i).block,
+      PackBlock<StepSize, T>(input, layout_, problem_, WalkedBlockAt(m, i),
                              static_cast<TokenScales<R>*>(nullptr));
       PackOutputGradients(at, first, count, BlockAt(m, i));
       ++blocks;
@@ -134,6 +134,10 @@ class HeadGradients {
   Index SumSize() const { return problem_.GroupSize() > 1 ? kChunk * layout_.key_pitch : 0; }
   GradientBlock<R> BlockAt(const Memory& m, Index i) const {
     return GradientBlock<R>(layout_, m.blocks + i * block_size_);
+  }
+  // Without what only gradients need.
+  Block<R> WalkedBlockAt(const Memory& m, Index i) const {
+    return Block<R>(layout_, m.blocks + i * block_size_);
   }
   BlockInput<T> InputAt(const Head& at, Index t, Index count) const {
     return BlockInput<T>(args_, at.span.batch, at.span.begin + t, count, at.key_head, at.head);
@@ -276,7 +280,8 @@ class HeadGradients {
     const Index begin = next.begin + i * kBlock;
     if (begin < next.at.begin || begin >= next.at.end) return;
     const Index rows = (layout_.key_dim + kBlocks - 1) / kBlocks;
-    const Index first = i % kBlocks * rows, last = std::min(first + rows, layout_.key_dim);
+    const Index first = i * rows, last = std::min(first + rows, layout_.key_dim);
+    if (first >= last) return;
     if (args_.chunk_states.is_null()) {
       lines.Add(ChunkStateAt(next.at, begin) + panel * layout_.PanelSize() + first * kPanel<R>,
                 (last - first) * kPanel<R>);
