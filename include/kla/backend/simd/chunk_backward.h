@@ -67,7 +67,7 @@ class ChunkBackwardHeads {
   // behind it that of walking dS, of the time for their gradients. Measured at K = V = 128 in
   // float.
   SequenceParts Parts(Index count) const {
-    return {count, HasStates() ? 0.0 : 0.2, HasStates() ? 0.35 : 0.25};
+    return {count, HasStates() ? 0.0 : 0.3, HasStates() ? 0.35 : 0.25};
   }
   Index BeginOf(const SequenceSpan& span, Index part) const {
     const Index chunks = (span.length + kChunk - 1) / kChunk;
