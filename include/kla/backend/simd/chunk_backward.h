@@ -44,15 +44,19 @@ class ChunkBackwardHeads {
                             ? std::clamp<Index>(fitting / (2 * problem_.GroupSize()), 1, keys)
                             : 1;
     const Index groups = (keys + group - 1) / group;
-    const AlignedArray<R> d_final(
-        parts > 1 ? problem_.sequences * problem_.value_heads * walks_.state_size() : 0);
-    if (parts > 1) LoadFinalGradients(d_final.data());
+    // What one part of a sequence writes the others may still have to read.
+    const bool in_place = parts > 1 && !args_.d_final_state.is_null() &&
+                          args_.d_initial_state.data == args_.d_final_state.data;
+    const AlignedArray<R> copies(
+        in_place ? problem_.sequences * problem_.value_heads * walks_.state_size() : 0);
+    if (in_place) LoadFinalGradients(copies.data());
+    const R* const d_final = in_place ? copies.data() : nullptr;
     RunTasks<R>(executor, problem_.sequences * groups * parts,
                 group * problem_.GroupSize() * head_size_ + walks_.MemorySize(),
                 [&](Index task, R* memory) {
                   const Index part = task % parts, first = task / parts % groups * group;
                   RunHeads(task / parts / groups, part, first, std::min(group, keys - first),
-                           d_final.data(), memory);
+                           d_final, memory);
                 });
   }
 
@@ -87,8 +91,7 @@ class ChunkBackwardHeads {
     return (longest + kChunk - 1) / kChunk;
   }
 
-  // Of every sequence and value head, before any part of it runs: d_initial_state, which one part
-  // writes, may be d_final_state, which the others read.
+  // Of every sequence and value head.
   void LoadFinalGradients(R* to) const {
     for (Index n = 0; n < problem_.sequences; ++n) {
       for (Index head = 0; head < problem_.value_heads; ++head, to += walks_.state_size()) {
@@ -98,6 +101,7 @@ class ChunkBackwardHeads {
   }
 
   // One part of sequence n, key heads [first, first + keys), which take turns chunk by chunk.
+  // `d_final` holds what LoadFinalGradients has loaded, or is null.
   void RunHeads(Index n, Index part, Index first, Index keys, const R* d_final, R* memory) const {
     const SequenceSpan span = SequenceAt(args_.cu_seqlens, problem_.tokens, n);
     const Index begin = BeginOf(span, part), end = BeginOf(span, part + 1);
@@ -135,7 +139,7 @@ class ChunkBackwardHeads {
     }
     for (Index i = 0; i < heads; ++i) {
       const Head at = head_at(i);
-      if (parts_.count() > 1) {
+      if (d_final != nullptr) {
         std::copy_n(d_final + (n * problem_.value_heads + at.head) * walks_.state_size(),
                     walks_.layout().StateSize(), at.d_state);
       } else {

@@ -3,6 +3,8 @@
 #ifndef KLA_BACKEND_SIMD_CHUNK_FORWARD_H_
 #define KLA_BACKEND_SIMD_CHUNK_FORWARD_H_
 
+#include <vector>
+
 #include "kla/backend/simd/bf16_tiles.h"
 #include "kla/backend/simd/bf16_walk.h"
 #include "kla/backend/simd/chunk_walk.h"
@@ -61,16 +63,19 @@ class ChunkForwardHeads {
     const Index parts = PartsOfHead(threads);
     const Index group = parts > 1 ? 1 : GroupOfHeads(problem_, layout_, threads);
     const Index groups = (heads + group - 1) / group;
+    std::vector<ChunkForwardHeads> columns;
+    for (Index part = 0; parts > 1 && part < parts; ++part) {
+      columns.emplace_back(Columns(layout_.panels * part / parts * kPanel<R>,
+                                   layout_.panels * (part + 1) / parts * kPanel<R>));
+      columns.back().stream_ = stream_;  // as the whole output asks for
+    }
     RunTasks<R>(executor, problem_.sequences * groups * parts, WorkspaceSize(group),
                 [&](Index task, R* memory) {
-                  const Index part = task % parts, n = task / parts / groups;
+                  const ChunkForwardHeads& part =
+                      parts > 1 ? columns[static_cast<std::size_t>(task % parts)] : *this;
                   const Index first = task / parts % groups * group;
-                  if (parts == 1) return RunHeads(n, first, std::min(group, heads - first), memory);
-                  const Args columns = Columns(layout_.panels * part / parts * kPanel<R>,
-                                               layout_.panels * (part + 1) / parts * kPanel<R>);
-                  ChunkForwardHeads heads_columns(columns);
-                  heads_columns.stream_ = stream_;  // as the whole output asks for
-                  heads_columns.RunHeads(n, first, 1, memory);
+                  part.RunHeads(task / parts / groups, first, std::min(group, heads - first),
+                                memory);
                 });
   }
 
@@ -234,7 +239,7 @@ class ChunkForwardHeads {
 
   Block<R> BlockAt(R* blocks, Index i) const { return Block<R>(layout_, blocks + i * block_size_); }
 
-  const Args& args_;
+  Args args_;
   Problem problem_;
   BlockLayout<R> layout_;
   ChunkStarts<ChunkForwardHeads> chunk_starts_;
