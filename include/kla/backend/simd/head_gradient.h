@@ -60,12 +60,11 @@ class HeadGradients {
     return {memory, blocks, dq, dq + SumSize()};
   }
 
-  // ChunkForward without outputs: the state over the chunk at t, kept before it if that is in the
-  // part.
+  // ChunkForward without outputs: keeps the state that enters the chunk at t if that is in the
+  // part, and walks it over the chunk if another follows there.
   void WalkStates(const Head& at, Index t, const Next& next, const Memory& m) const {
-    if (t >= at.begin) {
-      std::copy_n(at.d_state, layout_.StateSize(), ChunkStateAt(at, t));
-    }
+    if (t >= at.begin) std::copy_n(at.d_state, layout_.StateSize(), ChunkStateAt(at, t));
+    if (t + kChunk >= at.end) return;
     ForBlocks(at, t, [&](Index i, Index first, Index count) {
       PackBlock<StepSize, T>(InputAt(at, first, count), layout_, problem_, WalkedBlockAt(m, i),
                              static_cast<TokenScales<R>*>(nullptr));
@@ -85,18 +84,16 @@ class HeadGradients {
 
   // dS alone, back over the chunk at t.
   void WalkStateGradients(const Head& at, Index t, const Next& next, const Memory& m) const {
-    Index blocks = 0;
     ForBlocks(at, t, [&](Index i, Index first, Index count) {
       BlockInput<T> input = InputAt(at, first, count);
       input.v.data = nullptr;
       PackBlock<StepSize, T>(input, layout_, problem_, WalkedBlockAt(m, i),
                              static_cast<TokenScales<R>*>(nullptr));
       PackOutputGradients(at, first, count, BlockAt(m, i));
-      ++blocks;
     });
     for (Index panel = 0; panel < layout_.panels; ++panel) {
       BackScratch<R> scratch;
-      for (Index i = blocks; i-- > 0;) {
+      for (Index i = BlockCount(at, t); i-- > 0;) {
         LineQueue lines;
         AddKeyLines(next, i, panel, lines);
         AddLines(args_.d_o, next, i, panel, lines);
@@ -109,21 +106,18 @@ class HeadGradients {
 
   // All gradients of the chunk at t, and at.d_state from dS+ of its last block to dS of its first.
   void ChunkGradients(const Head& at, Index t, const Next& next, const Memory& m) const {
-    Index blocks = 0;
     ForBlocks(at, t, [&](Index i, Index first, Index count) {
       const GradientBlock<R> g = BlockAt(m, i);
       PackBlock<StepSize, T>(InputAt(at, first, count), layout_, problem_, g.block, g.scales);
       PackOutputGradients(at, first, count, g);
-      ++blocks;
     });
     for (Index panel = 0; panel < layout_.panels; ++panel) {
-      Recall(at, t, blocks, next, panel, m);
-      Back(at, blocks, next, panel, m);
+      Recall(at, t, next, panel, m);
+      Back(at, t, next, panel, m);
     }
-    ForBlocks(at, t, [&](Index i, Index first, Index count) {
-      BlockGradients(at, first, i, count, m);
-      if (stream_) hwy::FlushStream();
-    });
+    ForBlocks(at, t,
+              [&](Index i, Index first, Index count) { BlockGradients(at, first, i, count, m); });
+    if (stream_) hwy::FlushStream();
   }
 
  private:
@@ -143,6 +137,9 @@ class HeadGradients {
     return BlockInput<T>(args_, at.span.batch, at.span.begin + t, count, at.key_head, at.head);
   }
 
+  Index BlockCount(const Head& at, Index t) const {
+    return std::min(kBlocks, (at.span.length - t + kBlock - 1) / kBlock);
+  }
   // The chunk at t in blocks: f(<number of the block>, <its first token>, <its tokens>).
   template <class F>
   void ForBlocks(const Head& at, Index t, const F& f) const {
@@ -161,8 +158,8 @@ class HeadGradients {
     }
   }
 
-  void Recall(const Head& at, Index t, Index blocks, const Next& next, Index panel,
-              const Memory& m) const {
+  void Recall(const Head& at, Index t, const Next& next, Index panel, const Memory& m) const {
+    const Index blocks = BlockCount(at, t);
     PanelScratch<R> scratch;
     R* const states = m.states + panel * layout_.PanelSize();
     LoadChunkState(at, t, panel, states);
@@ -191,10 +188,10 @@ class HeadGradients {
     }
   }
 
-  void Back(const Head& at, Index blocks, const Next& next, Index panel, const Memory& m) const {
+  void Back(const Head& at, Index t, const Next& next, Index panel, const Memory& m) const {
     BackScratch<R> scratch;
     const Index offset = panel * layout_.PanelSize();
-    for (Index i = blocks; i-- > 0;) {
+    for (Index i = BlockCount(at, t); i-- > 0;) {
       LineQueue lines;
       AddLines(args_.v, next, i, panel, lines);
       AddLines(args_.d_o, next, i, panel, lines);
