@@ -93,19 +93,20 @@ void BenchDecode(const Timer& timer, Index batch, Index heads, Index tokens = 1)
   Print(name, "replay", timer.Replayed(queue, 48), problem.Bytes());
 }
 
-// The same kernel with tiles of a given width (backend/cuda/decode_launch.h picks one).
+// The same kernel with tiles of a given width (backend/cuda/decode/launch.h picks one).
 template <class Head, int kColumns>
 void BenchTileWidth(const Timer& timer, Index batch, Index heads) {
   using T = bfloat16;
   DecodeProblem<Cuda, Head, T, float> problem(batch, 1, heads);
   const auto args = problem.Arguments();
-  const auto inputs = device::InputsOf(args, MakeProblem(args));
-  using Body =
-      device::DecodeBody<Kla, Head::kKeyDim, kColumns, false, device::UniformSequences, T, float>;
-  const Body body{inputs, problem.pool.view(), device::UniformSequences{.first = 0, .tokens = 1}};
+  const auto inputs = internal::device::InputsOf(args, MakeProblem(args));
+  using Body = internal::device::DecodeBody<Kla, Head::kKeyDim, kColumns, false,
+                                            internal::device::UniformSequences, T, float>;
+  const Body body{inputs, problem.pool.view(),
+                  internal::device::UniformSequences{.first = 0, .tokens = 1}};
   const Index splits = (Head::kValueDim + Body::kBlockColumns - 1) / Body::kBlockColumns;
   const auto queue = [&](cudaStream_t stream) {
-    device::DeviceLauncher(stream).Launch("DecodeStep", body, batch * heads * splits);
+    internal::device::DeviceLauncher(stream).Launch("DecodeStep", body, batch * heads * splits);
   };
   const std::string name = problem.Name("TileWidth:" + std::to_string(kColumns));
   Print(name, "cold", timer.Cold(queue), problem.Bytes());

@@ -12,12 +12,12 @@
 
 #include "cuda_timing.cuh"
 #include "kla/backend/cuda/chunk.cuh"
-#include "kla/backend/cuda/device_memory.cuh"
+#include "kla/backend/cuda/runtime/device_memory.cuh"
 
 namespace kla::bench {
 namespace {
 
-using device::DeviceMemory;
+using internal::device::DeviceMemory;
 
 template <class T>
 DeviceMemory<T> Read(const std::string& path, Index count) {
@@ -28,14 +28,14 @@ DeviceMemory<T> Read(const std::string& path, Index count) {
     throw std::runtime_error("cannot read " + path);
   }
   DeviceMemory<T> memory(count);
-  device::CopyAndWait(values.data(), memory.data(), count, nullptr);
+  internal::device::CopyAndWait(values.data(), memory.data(), count, nullptr);
   return memory;
 }
 
 template <class T>
 void Write(const std::string& path, const DeviceMemory<T>& memory) {
   std::vector<T> values(static_cast<std::size_t>(memory.size()));
-  device::CopyAndWait(memory.data(), values.data(), memory.size(), nullptr);
+  internal::device::CopyAndWait(memory.data(), values.data(), memory.size(), nullptr);
   std::ofstream file(path, std::ios::binary);
   const auto bytes = static_cast<std::streamsize>(memory.Bytes());
   if (!file.write(reinterpret_cast<const char*>(values.data()), bytes)) {
@@ -59,7 +59,7 @@ void Run(const std::string& folder, Index batch, Index tokens, Index heads) {
   const auto with_workspace = [](std::size_t bytes, const auto& run) {
     const DeviceMemory<unsigned char> workspace(static_cast<Index>(bytes));
     run(CudaExecutor{.workspace = workspace.data(), .workspace_bytes = bytes});
-    device::CheckCuda(cudaDeviceSynchronize(), "bench_cuda_accuracy");
+    internal::device::CheckCuda(cudaDeviceSynchronize(), "bench_cuda_accuracy");
   };
 
   const ChunkForwardArgs<T> forward{

@@ -16,7 +16,7 @@ namespace kla::bench {
 namespace {
 
 // Launches on a stream and notes an event before each kernel.
-struct EventLauncher : device::TileLauncher {
+struct EventLauncher : internal::device::TileLauncher {
   std::vector<std::pair<std::string, cudaEvent_t>>* events;
 
   template <class Body>
@@ -75,7 +75,7 @@ struct Sizes {
 template <class Head, class T>
 void Run(const Sizes& n, bool backward) {
   constexpr Index kK = Head::kKeyDim, kV = Head::kValueDim;
-  using C = typename device::ChunkConfigOf<Cuda, Head, Kla, T, float>::Type;
+  using C = typename internal::device::ChunkConfigOf<Cuda, Head, Kla, T, float>::Type;
   const Index rows = n.batch * n.tokens;
   const auto q = RandomArray<T>(rows * n.key_heads * kK, 0, 1, 1);
   const auto k = RandomArray<T>(rows * n.key_heads * kK, 0, 1, 2);
@@ -110,7 +110,7 @@ void Run(const Sizes& n, bool backward) {
     // K K^T, Q K^T, T E, P V' and, of [K, V], K S, Q S and the update.
     const double flops = chunks * 128.0 * (64.0 * 2 * kK + 64.0 * 2 * kV + 3.0 * kK * kV);
     Measure("ChunkForward" + shape, flops, [&](const auto& launcher) {
-      device::RunChunkForward<C>(args, launcher, workspace.data(), workspace.Bytes());
+      internal::device::RunChunkForward<C>(args, launcher, workspace.data(), workspace.Bytes());
     });
   } else {
     DeviceMemory<T> dq(q.size()), dk(k.size()), dv(v.size());
@@ -133,7 +133,7 @@ void Run(const Sizes& n, bool backward) {
     // M^T K, and of [K, V] K dS, Q^T dO, K^T Z, I_q, F and R.
     const double flops = chunks * 128.0 * (64.0 * 6 * kK + 64.0 * 5 * kV + 8.0 * kK * kV);
     Measure("ChunkBackward" + shape, flops, [&](const auto& launcher) {
-      device::RunChunkBackward<C>(args, launcher, workspace.data(), workspace.Bytes());
+      internal::device::RunChunkBackward<C>(args, launcher, workspace.data(), workspace.Bytes());
     });
   }
 }

@@ -16,7 +16,7 @@
 #define KLA_BENCH_CUBLAS
 #endif
 #include "cuda_timing.cuh"
-#include "kla/layer/cuda_layer.cuh"
+#include "kla/cuda.cuh"
 
 namespace kla::bench {
 namespace {
@@ -73,7 +73,7 @@ void BenchStep(const Timer& timer, const Layer& layer, double bandwidth, Index b
 template <class Layer>
 void BenchProducts(const Timer& timer, const Layer& layer, double bandwidth, Index batch) {
   const CudaProducts products;
-  const DeviceMemory<unsigned char> memory(device::kStepProductBytes);
+  const DeviceMemory<unsigned char> memory(internal::device::kStepProductBytes);
   const LayerSizes& s = layer.sizes();
   const auto bench = [&](const char* operation, Index columns, Index depth, const T* weight) {
     const auto a = RandomArray<T>(batch * depth, 0, 1, 2);

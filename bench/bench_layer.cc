@@ -15,7 +15,7 @@
 #include <string>
 
 #include "bench_main.h"
-#include "kla/layer/kla_layer.h"
+#include "kla/layer.h"
 
 namespace kla::bench {
 namespace {

@@ -8,8 +8,8 @@
 #include <random>
 
 #include "bench_main.h"
-#include "kla/backend/simd/micro_tile.h"
-#include "kla/backend/simd/tile_registers.h"
+#include "kla/backend/simd/amx_registers.h"
+#include "kla/backend/simd/register_tile.h"
 #include "kla/backend/simd/vector_math.h"
 
 #if KLA_SIMD_HAS_BF16_DOT

@@ -17,13 +17,13 @@
 #include <string>
 #include <vector>
 
-#include "kla/backend/cuda/device_memory.cuh"
+#include "kla/backend/cuda/runtime/device_memory.cuh"
 #include "kla/core/scalar.h"
 
 namespace kla::bench {
 
-using device::CheckCuda;
-using device::DeviceMemory;
+using internal::device::CheckCuda;
+using internal::device::DeviceMemory;
 
 // Normal-like numbers with the given mean and deviation: sums of four uniform hashes.
 template <class T>

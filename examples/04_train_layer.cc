@@ -4,7 +4,7 @@
 // only do so by writing the pairs into its state and reading them back. Trained in chunks with
 // Adam, then run token by token. Exit status 0 if it answers new sequences correctly.
 #include <kla/kla.h>
-#include <kla/layer/kla_layer.h>
+#include <kla/layer.h>
 
 #include <algorithm>
 #include <array>

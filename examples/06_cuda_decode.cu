@@ -81,7 +81,7 @@ std::vector<float> OnTheHost(const Inputs& inputs) {
 }
 
 std::vector<float> OnTheDevice(const Inputs& inputs) {
-  using kla::device::CheckCuda;
+  using kla::internal::device::CheckCuda;
   Decoder<kla::Cuda> decoder(inputs);
   cudaStream_t stream;
   CheckCuda(cudaStreamCreate(&stream), "cudaStreamCreate");

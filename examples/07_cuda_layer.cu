@@ -6,11 +6,11 @@
 // it on.
 #define EIGEN_NO_CUDA  // of Eigen, nothing runs on the device here
 #include <kla/backend/reference/reference.h>
-#include <kla/layer/kla_layer.h>
+#include <kla/layer.h>
 
 #include <cstdio>
 #include <exception>
-#include <kla/layer/cuda_layer.cuh>
+#include <kla/cuda.cuh>
 #include <random>
 #include <vector>
 

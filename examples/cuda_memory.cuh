@@ -39,9 +39,10 @@ class Memory<kla::Cuda> {
 
  private:
   static void Copy(float* to, const float* from, std::size_t count, cudaMemcpyKind kind) {
-    kla::device::CheckCuda(cudaMemcpy(to, from, count * sizeof(float), kind), "cudaMemcpy");
+    kla::internal::device::CheckCuda(cudaMemcpy(to, from, count * sizeof(float), kind),
+                                     "cudaMemcpy");
   }
-  kla::device::DeviceMemory<float> values_;
+  kla::internal::device::DeviceMemory<float> values_;
 };
 
 // Of norms: |a - b| / |a|.

@@ -9,7 +9,7 @@
 
 #include "examples/lm/matrix.h"
 #include "examples/lm/tensor_list.h"
-#include "kla/layer/kla_layer.h"
+#include "kla/layer.h"
 
 namespace lm {
 

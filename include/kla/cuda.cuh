@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Umbrella header for CUDA users: the operations and the backend Cuda. For sources that nvcc
-// compiles for sm_80 or above; in CMake, link kla::cuda. Pulls in neither Highway nor Eigen.
+// The door for CUDA users: the operations on the backend Cuda and, where cuBLAS is found, KlaLayer.
+// For sources that nvcc compiles for sm_80 or above; in CMake, link kla::cuda, which links cuBLAS
+// (with nvcc alone, -lcublas where KlaLayer is used). Pulls in neither Highway nor Eigen.
 #ifndef KLA_CUDA_CUH_
 #define KLA_CUDA_CUH_
 
@@ -16,5 +17,10 @@
 #include "kla/op/chunk_forward.h"
 #include "kla/op/decode_state.h"
 #include "kla/op/decode_step.h"
+#include "kla/version.h"
+
+#if __has_include(<cublas_v2.h>)
+#include "kla/layer/device/cuda_layer.cuh"
+#endif
 
 #endif  // KLA_CUDA_CUH_

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Umbrella header for CPU users: the operations and the CPU backends. The layer, which needs Eigen,
-// is kla/layer/kla_layer.h.
+// The door for CPU users: the operations, and the backends Simd and Reference. The layer, which
+// needs Eigen besides, is kla/layer.h; everything on a GPU is kla/cuda.cuh.
+//
+// Public are these headers, core/, op/ and math/step_size.h, outside namespace kla::internal.
+// Everything else, and the namespaces kla::internal and kla::N_<instruction set>, may change with
+// any version.
 #ifndef KLA_KLA_H_
 #define KLA_KLA_H_
 
@@ -17,5 +21,6 @@
 #include "kla/op/chunk_forward.h"
 #include "kla/op/decode_state.h"
 #include "kla/op/decode_step.h"
+#include "kla/version.h"
 
 #endif  // KLA_KLA_H_

@@ -5,7 +5,7 @@
 #include "kla/backend/cuda/layer_step.cuh"
 #include "kla/math/step_size.h"
 
-namespace kla::device {
+namespace kla::internal::device {
 
 template <Index kKeyDim, int kColumns, bool kDeferred, class State>
 using Body = DecodeBody<Kla, kKeyDim, kColumns, kDeferred, UniformSequences, bfloat16, State>;
@@ -25,4 +25,4 @@ template __global__ void RunBody(const __grid_constant__ LayerBody<96, 192>);
 template __global__ void RunBody(const __grid_constant__ LayerBody<128, 128>);
 template __global__ void RunBody(const __grid_constant__ LayerBody<256, 256>);
 
-}  // namespace kla::device
+}  // namespace kla::internal::device

@@ -10,7 +10,7 @@
 
 #include "gtest/gtest.h"
 #include "kla/kla.h"
-#include "kla/layer/kla_layer.h"
+#include "kla/layer.h"
 #include "layer/naive_layer.h"
 #include "support/array.h"
 #include "support/own_threads.h"

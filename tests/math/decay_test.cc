@@ -15,30 +15,30 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 TEST(DecayTest, IsTheExponentialAndExactlyZeroAtMinusInfinity) {
-  EXPECT_EQ(Decay(0.0), 1.0);
-  EXPECT_EQ(Decay(-2.0), std::exp(-2.0));
-  EXPECT_EQ(Decay(-700.0), std::exp(-700.0));
-  EXPECT_EQ(Decay(-1e5), 0.0);
-  EXPECT_EQ(Decay(-kInfinity), 0.0);
-  EXPECT_EQ(Decay(-std::numeric_limits<float>::infinity()), 0.0f);
+  EXPECT_EQ(internal::Decay(0.0), 1.0);
+  EXPECT_EQ(internal::Decay(-2.0), std::exp(-2.0));
+  EXPECT_EQ(internal::Decay(-700.0), std::exp(-700.0));
+  EXPECT_EQ(internal::Decay(-1e5), 0.0);
+  EXPECT_EQ(internal::Decay(-kInfinity), 0.0);
+  EXPECT_EQ(internal::Decay(-std::numeric_limits<float>::infinity()), 0.0f);
 }
 
 // The clamp changes nothing that a double could tell: exp is 0 there already.
 TEST(DecayTest, ClampsWhereTheExponentialIsZeroAnyway) {
-  EXPECT_EQ(std::exp(kMinLogDecay), 0.0);
-  EXPECT_EQ(ClampLogDecay(-999.5), -999.5);
-  EXPECT_EQ(ClampLogDecay(-kInfinity), kMinLogDecay);
-  EXPECT_EQ(ClampLogDecay(0.0f), 0.0f);
+  EXPECT_EQ(std::exp(internal::kMinLogDecay), 0.0);
+  EXPECT_EQ(internal::ClampLogDecay(-999.5), -999.5);
+  EXPECT_EQ(internal::ClampLogDecay(-kInfinity), internal::kMinLogDecay);
+  EXPECT_EQ(internal::ClampLogDecay(0.0f), 0.0f);
 }
 
 TEST(CumulativeLogDecayTest, SumsAlongAStride) {
   const std::vector<float> g = {-0.5f, 9, -0.25f, 9, -1.0f, 9};
   double sums[3];
-  CumulativeLogDecay(g.data(), 2, 3, sums);
+  internal::CumulativeLogDecay(g.data(), 2, 3, sums);
   EXPECT_EQ(sums[0], -0.5);
   EXPECT_EQ(sums[1], -0.75);
   EXPECT_EQ(sums[2], -1.75);
-  CumulativeLogDecay(g.data(), 2, 0, sums);  // no tokens: nothing is written
+  internal::CumulativeLogDecay(g.data(), 2, 0, sums);  // no tokens: nothing is written
   EXPECT_EQ(sums[0], -0.5);
 }
 
@@ -46,13 +46,14 @@ TEST(CumulativeLogDecayTest, SumsAlongAStride) {
 TEST(CumulativeLogDecayTest, MinusInfinityCutsTheChunkWithoutNan) {
   std::vector<double> g = {-0.1, -kInfinity, -0.2, -kInfinity, -kInfinity, -0.3};
   std::vector<double> sums(g.size());
-  CumulativeLogDecay(g.data(), 1, static_cast<Index>(g.size()), sums.data());
+  internal::CumulativeLogDecay(g.data(), 1, static_cast<Index>(g.size()), sums.data());
   for (std::size_t i = 0; i < g.size(); ++i) {
     for (std::size_t j = 0; j <= i; ++j) {
       double exact = 1;
       for (std::size_t t = j + 1; t <= i; ++t) exact *= std::exp(g[t]);
       // One rounding per sum; sums reach 1000 for each -infinity passed.
-      EXPECT_NEAR(DecayBetween(sums[i], sums[j]), exact, 4000 * 0x1p-52 * exact) << i << " " << j;
+      EXPECT_NEAR(internal::DecayBetween(sums[i], sums[j]), exact, 4000 * 0x1p-52 * exact)
+          << i << " " << j;
     }
   }
 }
@@ -65,11 +66,11 @@ TEST(CumulativeLogDecayTest, KeepsFloatPrecisionUnderStrongDecay) {
   std::vector<float> g(64);
   for (std::size_t i = 0; i < g.size(); ++i) g[i] = i < 60 ? strong(random) : weak(random);
   std::vector<double> sums(g.size());
-  CumulativeLogDecay(g.data(), 1, 64, sums.data());
+  internal::CumulativeLogDecay(g.data(), 1, 64, sums.data());
   for (std::size_t i = 60; i < 64; ++i) {
     double exact = 1;
     for (std::size_t t = 60; t <= i; ++t) exact *= std::exp(static_cast<double>(g[t]));
-    EXPECT_NEAR(DecayBetween(sums[i], sums[59]), exact, 1280 * 64 * 0x1p-53);
+    EXPECT_NEAR(internal::DecayBetween(sums[i], sums[59]), exact, 1280 * 64 * 0x1p-53);
   }
 }
 

@@ -28,8 +28,8 @@ Token RandomToken(Index key_dim, Index value_dim) {
 
 Vector Step(Matrix& s, const Token& t) {
   Vector o(s.cols());
-  RecurrenceStep<double>({s.data(), s.rows(), s.cols(), s.cols(), 1}, t.q.data(), t.k.data(),
-                         t.v.data(), t.g, t.beta, t.scale, o.data());
+  internal::RecurrenceStep<double>({s.data(), s.rows(), s.cols(), s.cols(), 1}, t.q.data(),
+                                   t.k.data(), t.v.data(), t.g, t.beta, t.scale, o.data());
   return o;
 }
 
@@ -56,8 +56,8 @@ TEST(RecurrenceStepTest, BothStateLayoutsGiveTheSameBits) {
   Matrix columns = rows.transpose();
   const Vector o = Step(rows, t);
   Vector o_columns(3);
-  RecurrenceStep<double>({columns.data(), 5, 3, 1, 5}, t.q.data(), t.k.data(), t.v.data(), t.g,
-                         t.beta, t.scale, o_columns.data());
+  internal::RecurrenceStep<double>({columns.data(), 5, 3, 1, 5}, t.q.data(), t.k.data(), t.v.data(),
+                                   t.g, t.beta, t.scale, o_columns.data());
   EXPECT_EQ(rows, columns.transpose());
   EXPECT_EQ(o, o_columns);
 }
@@ -83,7 +83,7 @@ TEST(RecurrenceStepTest, KlaIsTheGatedDeltaRuleOnScaledInputs) {
   for (const double length : {0.0, 1e-20, 1e-3, 1.0, 1e3, 1e30}) {
     Token t = RandomToken(8, 6);
     t.k *= length;
-    const double n = t.k.squaredNorm(), r = InverseNorm(n, epsilon);
+    const double n = t.k.squaredNorm(), r = internal::InverseNorm(n, epsilon);
     t.beta = Kla::Beta(eta, n, epsilon);
     Matrix kla = Matrix::Random(8, 6);
     Matrix gated_delta = kla;

@@ -28,7 +28,7 @@ TYPED_TEST(UnitKeyTest, ScalesMultiplyBackToTheStep) {
       for (const double eta : {0.0, 0.7, 1.0, 2.0}) {
         if (n + epsilon == 0) continue;  // see KeyOfLengthZero
         SCOPED_TRACE(testing::Message() << "n " << n << ", eps " << epsilon << ", eta " << eta);
-        const UnitKeyScales<double> s = UnitKey<TypeParam>(eta, n, epsilon);
+        const internal::UnitKeyScales<double> s = internal::UnitKey<TypeParam>(eta, n, epsilon);
         if (TypeParam::kNormalizeKey) {
           EXPECT_EQ(s.value, 1.0);
           EXPECT_EQ(s.step, TypeParam::Beta(eta, n * s.key * s.key, epsilon));
@@ -45,9 +45,9 @@ TYPED_TEST(UnitKeyTest, ScalesMultiplyBackToTheStep) {
 
 TYPED_TEST(UnitKeyTest, TheStepOfAKeyOfLengthZeroIsFinite) {
   for (const double epsilon : {0.0, 1e-6}) {
-    const UnitKeyScales<double> s = UnitKey<TypeParam>(0.7, 0.0, epsilon);
+    const internal::UnitKeyScales<double> s = internal::UnitKey<TypeParam>(0.7, 0.0, epsilon);
     EXPECT_TRUE(std::isfinite(s.key) && std::isfinite(s.value) && std::isfinite(s.step));
-    const auto d = UnitKeyBackward<TypeParam>(0.7, 0.0, epsilon, 0.0, 0.0, 0.0);
+    const auto d = internal::UnitKeyBackward<TypeParam>(0.7, 0.0, epsilon, 0.0, 0.0, 0.0);
     EXPECT_TRUE(std::isfinite(d.norm2) && std::isfinite(d.eta));
     if (epsilon == 0) {
       EXPECT_EQ(s.key, 0.0);
@@ -78,13 +78,13 @@ TYPED_TEST(UnitKeyTest, IsTheSameUpdate) {
     double raw_n = 0;
     for (const double x : raw) raw_n += x * x;
     const double beta = TypeParam::Beta(eta, raw_n, epsilon);
-    RecurrenceStep({s.data(), kK, kV, kV, 1}, q.data(), raw.data(), v.data(), g, beta, scale,
-                   o.data());
-    const UnitKeyScales<double> scales = UnitKey<TypeParam>(eta, n, epsilon);
+    internal::RecurrenceStep({s.data(), kK, kV, kV, 1}, q.data(), raw.data(), v.data(), g, beta,
+                             scale, o.data());
+    const internal::UnitKeyScales<double> scales = internal::UnitKey<TypeParam>(eta, n, epsilon);
     for (double& x : k) x *= scales.key;
     for (double& x : v) x *= scales.value;
-    RecurrenceStep({s_unit.data(), kK, kV, kV, 1}, q.data(), k.data(), v.data(), g, scales.step,
-                   scale, o_unit.data());
+    internal::RecurrenceStep({s_unit.data(), kK, kV, kV, 1}, q.data(), k.data(), v.data(), g,
+                             scales.step, scale, o_unit.data());
     // Each element sums K products of b k~_i k~_m S_mj besides v: a relative error of the largest.
     const double unit = std::abs(scales.step);
     const double bound = 20 * kK * 0x1p-53 * (1 + unit) * 4;
@@ -108,14 +108,14 @@ TYPED_TEST(UnitKeyTest, GradientsAgreeWithFiniteDifferences) {
           for (const double n : {1e-4, 0.2, 1.0, 30.0}) {
             for (const double epsilon : {0.0, 1e-6, 0.3}) {
               const auto loss = [&](double at_n, double at_eta) {
-                const auto s = UnitKey<TypeParam>(at_eta, at_n, epsilon);
+                const auto s = internal::UnitKey<TypeParam>(at_eta, at_n, epsilon);
                 return a * s.key + (TypeParam::kNormalizeKey ? 0.0 : b * s.value) + c * s.step;
               };
-              const auto s = UnitKey<TypeParam>(eta, n, epsilon);
+              const auto s = internal::UnitKey<TypeParam>(eta, n, epsilon);
               const double size =
                   std::abs(a * s.key) + std::abs(b * s.value) + std::abs(c * s.step);
               const double h = 1e-5 * eta, e = 1e-5 * n;
-              const auto d = UnitKeyBackward<TypeParam>(eta, n, epsilon, a, b, c);
+              const auto d = internal::UnitKeyBackward<TypeParam>(eta, n, epsilon, a, b, c);
               EXPECT_NEAR(d.norm2, (loss(n + e, eta) - loss(n - e, eta)) / (2 * e),
                           4e-10 * size / n);
               EXPECT_NEAR(d.eta, (loss(n, eta + h) - loss(n, eta - h)) / (2 * h),
@@ -129,10 +129,10 @@ TYPED_TEST(UnitKeyTest, GradientsAgreeWithFiniteDifferences) {
 }
 
 TEST(InverseNormTest, IsTheInverseRootAndZeroAtZero) {
-  EXPECT_EQ(InverseNorm(3.0, 1.0), 0.5);
-  EXPECT_EQ(InverseNorm(0.0, 1e-6), 1 / std::sqrt(1e-6));
-  EXPECT_EQ(InverseNorm(0.0, 0.0), 0.0);
-  EXPECT_EQ(InverseNorm(0.25f, 0.0f), 2.0f);
+  EXPECT_EQ(internal::InverseNorm(3.0, 1.0), 0.5);
+  EXPECT_EQ(internal::InverseNorm(0.0, 1e-6), 1 / std::sqrt(1e-6));
+  EXPECT_EQ(internal::InverseNorm(0.0, 0.0), 0.0);
+  EXPECT_EQ(internal::InverseNorm(0.25f, 0.0f), 2.0f);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend/cuda_on_host.h"
+#include "backend/cuda/on_host.h"
 #include "op/chunk_backward_suite.h"
 
 namespace kla::test {
@@ -7,9 +7,9 @@ namespace kla::test {
 // Among them: keys and queries fetched in turn for want of shared memory; sequences in segments; a
 // state too wide (K > 128) to be rounded at once.
 using CudaOnHostConfigs =
-    ::testing::Types<Config<CudaOnHost<3, device::kSharedOf80, 2>, float, 64, 64>,
+    ::testing::Types<Config<CudaOnHost<3, internal::device::kSharedOf80, 2>, float, 64, 64>,
                      Config<CudaOnHost<2>, float, 32, 48>, Config<CudaOnHost<1>, bfloat16, 96, 192>,
-                     Config<CudaOnHost<1, device::kSharedOf90, 3>, float16, 64, 80>,
+                     Config<CudaOnHost<1, internal::device::kSharedOf90, 3>, float16, 64, 80>,
                      Config<CudaOnHost<1>, bfloat16, 48, 64, 64, ShapeKnown::kStatic, bfloat16>,
                      Config<CudaOnHost<1>, bfloat16, 144, 16>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(CudaOnHost, ChunkBackwardTest, CudaOnHostConfigs, ConfigName);

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kla/backend/cuda/device_memory.cuh"
+#include "kla/backend/cuda/runtime/device_memory.cuh"
 #include "kla/core/view.h"
 
 namespace kla::test {
@@ -28,9 +28,9 @@ class DeviceCopy {
     const auto misplaced = reinterpret_cast<std::uintptr_t>(host.data()) % 16 / sizeof(T);
     offset_ = static_cast<Index>(misplaced);
     size_ = empty ? 0 : last + 1;
-    memory_ = device::DeviceMemory<T>(size_ + offset_ + 1);
-    device::CopyAndWait(const_cast<const T*>(host.data()), memory_.data() + offset_, size_,
-                        nullptr);
+    memory_ = internal::device::DeviceMemory<T>(size_ + offset_ + 1);
+    internal::device::CopyAndWait(const_cast<const T*>(host.data()), memory_.data() + offset_,
+                                  size_, nullptr);
   }
 
   V view() const {
@@ -38,13 +38,13 @@ class DeviceCopy {
   }
   // Back to where it came from.
   void CopyBack() const requires(!std::is_const_v<typename V::Element>) {
-    device::CopyAndWait(const_cast<const T*>(memory_.data() + offset_), host_.data(), size_,
-                        nullptr);
+    internal::device::CopyAndWait(const_cast<const T*>(memory_.data() + offset_), host_.data(),
+                                  size_, nullptr);
   }
 
  private:
   V host_;
-  device::DeviceMemory<T> memory_;
+  internal::device::DeviceMemory<T> memory_;
   Index offset_ = 0, size_ = 0;
 };
 

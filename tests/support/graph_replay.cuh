@@ -5,14 +5,14 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kla/backend/cuda/status.cuh"
+#include "kla/backend/cuda/runtime/status.cuh"
 
 namespace kla::test {
 
 // Captures queue(stream) in a graph and replays it on a stream of its own.
 template <class F>
 void Replay(const F& queue, int times) {
-  const auto check = [](cudaError_t status) { device::CheckCuda(status, "test"); };
+  const auto check = [](cudaError_t status) { internal::device::CheckCuda(status, "test"); };
   cudaStream_t stream;
   cudaGraph_t graph;
   cudaGraphExec_t ready;

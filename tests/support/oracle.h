@@ -54,7 +54,7 @@ OracleResult RunOracle(const Case& c, const Tensors<T, State>& given, double eps
     for (Index hv = 0; hv < c.value_heads; ++hv) {
       const Index h = problem.KeyHeadOf(hv);
       double* data = result.final_state.view().Row(n, hv, Index{0});
-      const StateMatrix<double> state{data, key_dim, value_dim, value_dim, 1};
+      const internal::StateMatrix<double> state{data, key_dim, value_dim, value_dim, 1};
       result.max_state_norm = std::max(result.max_state_norm, Norm(data, key_dim * value_dim));
       for (Index t = span.begin; t < span.begin + span.length; ++t) {
         std::vector<double> q_row(q.view().Row(span.batch, t, h),
@@ -69,9 +69,9 @@ OracleResult RunOracle(const Case& c, const Tensors<T, State>& given, double eps
         if (StepSize::kNormalizeKey) normalize(k_row);
         const double norm = Norm(k_row.data(), key_dim);
         const double beta = StepSize::Beta(eta.view()(span.batch, t, hv), norm * norm, epsilon);
-        RecurrenceStep(state, q_row.data(), k_row.data(), v.view().Row(span.batch, t, hv),
-                       g.view()(span.batch, t, hv), beta, scale,
-                       result.o.view().Row(span.batch, t, hv));
+        internal::RecurrenceStep(state, q_row.data(), k_row.data(), v.view().Row(span.batch, t, hv),
+                                 g.view()(span.batch, t, hv), beta, scale,
+                                 result.o.view().Row(span.batch, t, hv));
         result.max_state_norm = std::max(result.max_state_norm, Norm(data, key_dim * value_dim));
         result.max_query_norm = std::max(result.max_query_norm, Norm(q_row.data(), key_dim));
       }

@@ -8,7 +8,7 @@
 
 #include "kla/core/scalar.h"
 
-namespace kla {
+namespace kla::internal {
 
 // 1 / (1 + exp(-x)).
 template <class T>
@@ -39,6 +39,6 @@ KLA_HOST_DEVICE KLA_ALWAYS_INLINE T SiluSlope(const T& x, const T& s) {
   return s * (T(1) + x * (T(1) - s));
 }
 
-}  // namespace kla
+}  // namespace kla::internal
 
 #endif  // KLA_MATH_ACTIVATION_H_

@@ -7,7 +7,7 @@
 
 #include "kla/core/scalar.h"
 
-namespace kla {
+namespace kla::internal {
 
 // exp of anything below is 0 in double precision as well. Clamping there keeps g = -infinity out of
 // differences of cumulative sums, where it would give NaN.
@@ -43,6 +43,6 @@ KLA_HOST_DEVICE W DecayBetween(W later, W earlier) {
   return exp(later - earlier);
 }
 
-}  // namespace kla
+}  // namespace kla::internal
 
 #endif  // KLA_MATH_DECAY_H_

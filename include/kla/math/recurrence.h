@@ -6,7 +6,7 @@
 #include "kla/core/scalar.h"
 #include "kla/math/decay.h"
 
-namespace kla {
+namespace kla::internal {
 
 // A state in memory: element (i, j), key by value, at data[i * key_stride + j * value_stride].
 template <class R>
@@ -42,6 +42,6 @@ KLA_HOST_DEVICE void RecurrenceStep(const StateMatrix<R>& state, const R* q, con
   }
 }
 
-}  // namespace kla
+}  // namespace kla::internal
 
 #endif  // KLA_MATH_RECURRENCE_H_

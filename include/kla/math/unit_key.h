@@ -22,7 +22,7 @@
 #include "kla/core/scalar.h"
 #include "kla/math/step_size.h"
 
-namespace kla {
+namespace kla::internal {
 
 // (n + eps)^(-1/2), and 0 where n + eps = 0.
 template <class W>
@@ -79,6 +79,6 @@ KLA_HOST_DEVICE UnitKeyGradient<W> UnitKeyBackward(W eta, W norm2, W epsilon, W 
   }
 }
 
-}  // namespace kla
+}  // namespace kla::internal
 
 #endif  // KLA_MATH_UNIT_KEY_H_

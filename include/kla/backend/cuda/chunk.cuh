@@ -11,8 +11,8 @@
 #ifndef KLA_BACKEND_CUDA_CHUNK_CUH_
 #define KLA_BACKEND_CUDA_CHUNK_CUH_
 
-#include "kla/backend/cuda/chunk_launch.cuh"
-#include "kla/backend/cuda/chunk_run.h"
+#include "kla/backend/cuda/chunk/launch.cuh"
+#include "kla/backend/cuda/chunk/run.h"
 #include "kla/backend/cuda/cuda.h"
 #include "kla/backend/cuda/executor.cuh"
 #include "kla/core/kernel.h"
@@ -27,7 +27,7 @@ struct CudaAccurate {
   static constexpr std::string_view kInstructionSet = "sm_80";
 };
 
-// 16-bit terms of the factors of products (backend/cuda/tile_layout.h). Cuda: one for bf16 and fp16
+// 16-bit terms of the factors of products (backend/cuda/tile/layout.h). Cuda: one for bf16 and fp16
 // inputs, two ("3xBF16", 2^-17) for float32.
 template <class Backend, class T>
 inline constexpr int kOperandTerms = (std::is_same_v<T, float> ? 2 : 1) +
@@ -36,7 +36,7 @@ inline constexpr int kOperandTerms = (std::is_same_v<T, float> ? 2 : 1) +
 template <class Backend>
 concept ChunkBackend = std::is_same_v<Backend, Cuda> || std::is_same_v<Backend, CudaAccurate>;
 
-namespace device {
+namespace internal::device {
 
 template <class Backend, class Shape, class StepSize, class T, class State>
 struct ChunkConfigOf {
@@ -44,31 +44,31 @@ struct ChunkConfigOf {
   using Type = ChunkConfig<StepSize, T, State, Shape, kOperandTerms<Backend, T>>;
 };
 
-}  // namespace device
+}  // namespace internal::device
 
 // Bytes of workspace that a call with these arguments needs on the current device; nothing is read
 // through the pointers.
 template <class Backend, class Shape, class StepSize = Kla, class T, class State>
 std::size_t ChunkForwardWorkspaceBytes(const ChunkForwardArgs<T, State>& args) {
-  return device::ForwardBytes<
-      typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type>(
-      args, device::CurrentCard());
+  return internal::device::ForwardBytes<
+      typename internal::device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type>(
+      args, internal::device::CurrentCard());
 }
 template <class Backend, class Shape, class StepSize = Kla, class T, class State>
 std::size_t ChunkBackwardWorkspaceBytes(const ChunkBackwardArgs<T, State>& args) {
-  return device::BackwardBytes<
-      typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type,
-      device::TileLauncher::Limits>(args, device::CurrentCard());
+  return internal::device::BackwardBytes<
+      typename internal::device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type,
+      internal::device::TileLauncher::Limits>(args, internal::device::CurrentCard());
 }
 
 template <class StepSize, class T, class State, ChunkBackend Backend, class Shape>
 struct Kernel<ChunkForwardOp<StepSize, T, State>, Backend, Shape> {
   template <class Exec>
   static void Run(const ChunkForwardArgs<T, State>& args, const Exec& executor) {
-    using C = typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type;
-    const CudaExecutor on = device::ExecutorOf(executor);
-    device::RunChunkForward<C>(args, device::TileLauncher{on.stream}, on.workspace,
-                               on.workspace_bytes);
+    using C = typename internal::device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type;
+    const CudaExecutor on = internal::device::ExecutorOf(executor);
+    internal::device::RunChunkForward<C>(args, internal::device::TileLauncher{on.stream},
+                                         on.workspace, on.workspace_bytes);
   }
 };
 
@@ -76,10 +76,10 @@ template <class StepSize, class T, class State, ChunkBackend Backend, class Shap
 struct Kernel<ChunkBackwardOp<StepSize, T, State>, Backend, Shape> {
   template <class Exec>
   static void Run(const ChunkBackwardArgs<T, State>& args, const Exec& executor) {
-    using C = typename device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type;
-    const CudaExecutor on = device::ExecutorOf(executor);
-    device::RunChunkBackward<C>(args, device::TileLauncher{on.stream}, on.workspace,
-                                on.workspace_bytes);
+    using C = typename internal::device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type;
+    const CudaExecutor on = internal::device::ExecutorOf(executor);
+    internal::device::RunChunkBackward<C>(args, internal::device::TileLauncher{on.stream},
+                                          on.workspace, on.workspace_bytes);
   }
 };
 

@@ -9,18 +9,18 @@
 #ifndef KLA_BACKEND_CUDA_DECODE_STEP_CUH_
 #define KLA_BACKEND_CUDA_DECODE_STEP_CUH_
 
+#include "kla/backend/cuda/block/launch.cuh"
 #include "kla/backend/cuda/cuda.h"
-#include "kla/backend/cuda/decode_launch.h"
-#include "kla/backend/cuda/decode_state.h"
-#include "kla/backend/cuda/device_memory.cuh"
+#include "kla/backend/cuda/decode/launch.h"
+#include "kla/backend/cuda/decode/state.h"
 #include "kla/backend/cuda/executor.cuh"
-#include "kla/backend/cuda/launch.cuh"
+#include "kla/backend/cuda/runtime/device_memory.cuh"
 #include "kla/core/kernel.h"
 #include "kla/op/decode_step.h"
 
 namespace kla {
 
-namespace device {
+namespace internal::device {
 
 // What PooledState needs of CUDA.
 struct DevicePlatform {
@@ -34,23 +34,28 @@ struct DevicePlatform {
   }
   template <class T>
   static void CopyAndWait(const T* from, T* to, Index count, const Executor& executor) {
-    device::CopyAndWait(from, to, count, executor.stream);
+    internal::device::CopyAndWait(from, to, count, executor.stream);
   }
-  static bool IsDevicePointer(const void* pointer) { return device::IsDevicePointer(pointer); }
+  static bool IsDevicePointer(const void* pointer) {
+    return internal::device::IsDevicePointer(pointer);
+  }
 };
 
-}  // namespace device
+}  // namespace internal::device
 
 template <HeadShape Shape, class State>
 class DecodeState<Cuda, Shape, State>
-    : public device::PooledState<device::DevicePlatform, Shape, State, 0> {
-  using device::PooledState<device::DevicePlatform, Shape, State, 0>::PooledState;
+    : public internal::device::PooledState<internal::device::DevicePlatform, Shape, State, 0> {
+  using internal::device::PooledState<internal::device::DevicePlatform, Shape, State,
+                                      0>::PooledState;
 };
 
 template <int kTokens, HeadShape Shape, class State>
 class DecodeState<CudaDeferred<kTokens>, Shape, State>
-    : public device::PooledState<device::DevicePlatform, Shape, State, kTokens> {
-  using device::PooledState<device::DevicePlatform, Shape, State, kTokens>::PooledState;
+    : public internal::device::PooledState<internal::device::DevicePlatform, Shape, State,
+                                           kTokens> {
+  using internal::device::PooledState<internal::device::DevicePlatform, Shape, State,
+                                      kTokens>::PooledState;
 };
 
 template <class StepSize, class T, class State, class Shape>
@@ -58,8 +63,9 @@ struct Kernel<DecodeStepOp<StepSize, T, State>, Cuda, Shape> {
   template <class Exec>
   static void Run(const DecodeStepArgs<T>& args, DecodeState<Cuda, Shape, State>& state,
                   const Exec& executor) {
-    device::RunDecodeStep<Shape, StepSize, false>(
-        args, state.view(), device::DeviceLauncher(device::ExecutorOf(executor).stream));
+    internal::device::RunDecodeStep<Shape, StepSize, false>(
+        args, state.view(),
+        internal::device::DeviceLauncher(internal::device::ExecutorOf(executor).stream));
   }
 };
 
@@ -68,8 +74,9 @@ struct Kernel<DecodeStepOp<StepSize, T, State>, CudaDeferred<kTokens>, Shape> {
   template <class Exec>
   static void Run(const DecodeStepArgs<T>& args,
                   DecodeState<CudaDeferred<kTokens>, Shape, State>& state, const Exec& executor) {
-    device::RunDecodeStep<Shape, StepSize, true>(
-        args, state.view(), device::DeviceLauncher(device::ExecutorOf(executor).stream));
+    internal::device::RunDecodeStep<Shape, StepSize, true>(
+        args, state.view(),
+        internal::device::DeviceLauncher(internal::device::ExecutorOf(executor).stream));
   }
 };
 

@@ -30,7 +30,7 @@ struct CudaExecutor {
   Index Concurrency() const { return 1; }
 };
 
-namespace device {
+namespace internal::device {
 
 // The executor of a call: the caller's, or the default stream for Serial, the operations' default.
 template <class Exec>
@@ -44,7 +44,7 @@ CudaExecutor ExecutorOf(const Exec& executor) {
   }
 }
 
-}  // namespace device
+}  // namespace internal::device
 }  // namespace kla
 
 #endif  // KLA_BACKEND_CUDA_EXECUTOR_CUH_

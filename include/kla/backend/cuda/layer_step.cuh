@@ -16,23 +16,23 @@
 #include <type_traits>
 
 #include "kla/backend/cuda/decode_step.cuh"
-#include "kla/backend/cuda/layer_step.h"
+#include "kla/backend/cuda/layer/step.h"
 
 namespace kla {
 
 template <class Backend, HeadShape Shape, class T, class State = float>
 requires(std::is_same_v<Backend, Cuda>) using LayerStepState =
-    device::PooledLayerState<device::DevicePlatform, Shape, T, State>;
+    internal::device::PooledLayerState<internal::device::DevicePlatform, Shape, T, State>;
 
 // Throws std::invalid_argument, before anything is queued, for a null, misaligned or wrongly shaped
 // argument, an output that overlaps the input, or a slot that is out of range or named twice.
 template <class Backend, HeadShape Shape, StepSizePolicy StepSize = Kla, class T, class State>
 requires(std::is_same_v<Backend, Cuda>) void LayerStep(
     const LayerStepArgs<T>& args,
-    device::PooledLayerState<device::DevicePlatform, Shape, T, State>& state,
+    internal::device::PooledLayerState<internal::device::DevicePlatform, Shape, T, State>& state,
     const CudaExecutor& executor = {}) {
-  device::RunLayerStep<device::DevicePlatform, Shape, StepSize>(
-      args, state, device::DeviceLauncher(executor.stream));
+  internal::device::RunLayerStep<internal::device::DevicePlatform, Shape, StepSize>(
+      args, state, internal::device::DeviceLauncher(executor.stream));
 }
 
 }  // namespace kla

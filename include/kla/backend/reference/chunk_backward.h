@@ -17,8 +17,8 @@ template <class StepSize, class T, class State, class Shape>
 struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
   using R = Accumulator<T>;
   using W = Wide<T>;
-  using Matrix = reference::Matrix<R>;
-  using Terms = reference::ChunkTerms<StepSize, T>;
+  using Matrix = internal::reference::Matrix<R>;
+  using Terms = internal::reference::ChunkTerms<StepSize, T>;
   static constexpr Index kChunk = kChunkLength<Reference, Shape, T>;
 
   template <class Executor>
@@ -56,23 +56,23 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
     const SequenceSpan span = SequenceAt(args.cu_seqlens, problem.tokens, n);
     const Index chunk_count = (span.length + kChunk - 1) / kChunk;
     std::vector<Matrix> states = EnteringStates(args, problem, n, head, first_chunk, chunk_count);
-    auto d_state =
-        reference::LoadState<R>(args.d_final_state, n, head, problem.key_dim, problem.value_dim);
+    auto d_state = internal::reference::LoadState<R>(args.d_final_state, n, head, problem.key_dim,
+                                                     problem.value_dim);
     for (Index chunk = chunk_count; chunk-- > 0;) {
       const Matrix& state = states[static_cast<std::size_t>(chunk)];
       BackwardChunk(args, problem, span, chunk * kChunk, head,
                     MakeTerms(args, problem, span, chunk * kChunk, head, state), state, d_state, dq,
                     dk);
     }
-    reference::StoreState(d_state, args.d_initial_state, n, head);
+    internal::reference::StoreState(d_state, args.d_initial_state, n, head);
   }
 
   static std::vector<Matrix> EnteringStates(const ChunkBackwardArgs<T, State>& args,
                                             const Problem& problem, Index n, Index head,
                                             Index first_chunk, Index chunk_count) {
     const SequenceSpan span = SequenceAt(args.cu_seqlens, problem.tokens, n);
-    auto state =
-        reference::LoadState<R>(args.initial_state, n, head, problem.key_dim, problem.value_dim);
+    auto state = internal::reference::LoadState<R>(args.initial_state, n, head, problem.key_dim,
+                                                   problem.value_dim);
     std::vector<Matrix> states;
     for (Index chunk = 0; chunk < chunk_count; ++chunk) {
       if (args.chunk_states.is_null()) {
@@ -120,10 +120,10 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
     std::vector<W> d_log(static_cast<std::size_t>(count), W(0));  // dG
     for (Index i = 0; i < count; ++i) {
       for (Index j = 0; j <= i; ++j) {
-        const R y = reference::Dot(d_o.Row(i), v_prime.Row(j), value_dim);
+        const R y = internal::reference::Dot(d_o.Row(i), v_prime.Row(j), value_dim);
         x(i, j) = terms.scale * y * terms.decay(i, j);
         if (j == i) continue;
-        const R da = -reference::Dot(z.Row(i), v_prime.Row(j), value_dim);
+        const R da = -internal::reference::Dot(z.Row(i), v_prime.Row(j), value_dim);
         m(i, j) = da * terms.decay(i, j);
         const W through = static_cast<W>(y * terms.p(i, j) + da * terms.a(i, j));
         d_log[static_cast<std::size_t>(i)] += through;
@@ -140,11 +140,12 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
       W& db_i = db[static_cast<std::size_t>(i)];
       for (Index r = 0; r < key_dim; ++r) {
         const R from_state =  // I_q
-            terms.scale * terms.Gamma(i) * reference::Dot(d_o.Row(i), state.Row(r), value_dim);
+            terms.scale * terms.Gamma(i) *
+            internal::reference::Dot(d_o.Row(i), state.Row(r), value_dim);
         const R to_state =  // F
-            terms.ToEnd(i) * reference::Dot(v_prime.Row(i), d_state.Row(r), value_dim);
+            terms.ToEnd(i) * internal::reference::Dot(v_prime.Row(i), d_state.Row(r), value_dim);
         const R recalled =  // gamma T_w = -gamma Z S^T
-            -terms.Gamma(i) * reference::Dot(z.Row(i), state.Row(r), value_dim);
+            -terms.Gamma(i) * internal::reference::Dot(z.Row(i), state.Row(r), value_dim);
         R dq_sum = from_state, mk(0), transposed(0);
         for (Index j = 0; j <= i; ++j) dq_sum += x(i, j) * rows.k(j, r);
         for (Index j = 0; j < i; ++j) mk += m(i, j) * rows.k(j, r);
@@ -158,11 +159,11 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
                                   to_state * rows.k(i, r));
         end += static_cast<W>(to_state * rows.k(i, r));
       }
-      db_i += static_cast<W>(reference::Dot(z.Row(i), terms.error.Row(i), value_dim));
+      db_i += static_cast<W>(internal::reference::Dot(z.Row(i), terms.error.Row(i), value_dim));
     }
     for (Index r = 0; r < key_dim; ++r) {
       end += static_cast<W>(terms.gamma.back() *
-                            reference::Dot(state.Row(r), d_state.Row(r), value_dim));
+                            internal::reference::Dot(state.Row(r), d_state.Row(r), value_dim));
     }
     d_log.back() += end;
 
@@ -179,7 +180,7 @@ struct Kernel<ChunkBackwardOp<StepSize, T, State>, Reference, Shape> {
                                args.dv.Row(span.batch, t, head), &args.deta(span.batch, t, head));
       d_gate += d_log[static_cast<std::size_t>(i)];
       // Beyond the clamp the decay is 0 whatever g is.
-      const bool clamped = args.g(span.batch, t, head) <= R(kMinLogDecay);
+      const bool clamped = args.g(span.batch, t, head) <= R(internal::kMinLogDecay);
       args.dg(span.batch, t, head) = clamped ? R(0) : static_cast<R>(d_gate);
     }
 

@@ -31,8 +31,8 @@ struct Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {
   static void RunHead(const ChunkForwardArgs<T, State>& args, const Problem& problem, Index n,
                       Index head, Index chunk) {
     const auto [batch, first, length] = SequenceAt(args.cu_seqlens, problem.tokens, n);
-    auto state =
-        reference::LoadState<R>(args.initial_state, n, head, problem.key_dim, problem.value_dim);
+    auto state = internal::reference::LoadState<R>(args.initial_state, n, head, problem.key_dim,
+                                                   problem.value_dim);
     for (Index begin = 0; begin < length; begin += kChunk, ++chunk) {
       const Index count = std::min(kChunk, length - begin);
       if (!args.chunk_states.is_null()) {
@@ -40,9 +40,9 @@ struct Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {
           std::copy_n(state.Row(i), state.columns, args.chunk_states.Row(chunk, head, i));
         }
       }
-      const reference::ChunkTerms<StepSize, T> terms(args, W(problem.epsilon), R(problem.scale),
-                                                     batch, first + begin, count,
-                                                     problem.KeyHeadOf(head), head, state);
+      const internal::reference::ChunkTerms<StepSize, T> terms(
+          args, W(problem.epsilon), R(problem.scale), batch, first + begin, count,
+          problem.KeyHeadOf(head), head, state);
       for (Index i = 0; i < count; ++i) {
         T* out = args.o.Row(batch, first + begin + i, head);
         for (Index c = 0; c < problem.value_dim; ++c) {
@@ -51,7 +51,7 @@ struct Kernel<ChunkForwardOp<StepSize, T, State>, Reference, Shape> {
       }
       terms.Advance(state);
     }
-    reference::StoreState(state, args.final_state, n, head);
+    internal::reference::StoreState(state, args.final_state, n, head);
   }
 };
 

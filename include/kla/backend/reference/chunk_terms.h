@@ -11,7 +11,7 @@
 #include "kla/core/layout.h"
 #include "kla/math/decay.h"
 
-namespace kla::reference {
+namespace kla::internal::reference {
 
 // One chunk of C tokens of one value head, with the state S [K, V] that enters it.
 template <class StepSize, class T>
@@ -122,6 +122,6 @@ void StoreState(const Matrix<R>& state, const StateRef<S>& states, Index sequenc
   }
 }
 
-}  // namespace kla::reference
+}  // namespace kla::internal::reference
 
 #endif  // KLA_BACKEND_REFERENCE_CHUNK_TERMS_H_

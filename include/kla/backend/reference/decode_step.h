@@ -33,18 +33,18 @@ struct Kernel<DecodeStepOp<StepSize, T, State>, Reference, Shape> {
                       Index slot, Pool& pool) {
     const auto [batch, begin, length] = SequenceAt(args.cu_seqlens, problem.tokens, n);
     if (length == 0) return;
-    const reference::ScaledRows<StepSize, T> rows(args, W(problem.epsilon), batch, begin, length,
-                                                  problem.KeyHeadOf(head), head);
+    const internal::reference::ScaledRows<StepSize, T> rows(args, W(problem.epsilon), batch, begin,
+                                                            length, problem.KeyHeadOf(head), head);
     // Arithmetic in R whatever the storage; rounded to it once, at the end.
     State* packed = pool.Head(slot, head);
-    reference::Matrix<R> s(problem.key_dim, problem.value_dim);
+    internal::reference::Matrix<R> s(problem.key_dim, problem.value_dim);
     for (std::size_t i = 0; i < s.data.size(); ++i) s.data[i] = static_cast<R>(packed[i]);
-    const StateMatrix<R> state{s.data.data(), s.rows, s.columns, s.columns, 1};
+    const internal::StateMatrix<R> state{s.data.data(), s.rows, s.columns, s.columns, 1};
     std::vector<R> o(static_cast<std::size_t>(problem.value_dim), R(0));
     for (Index i = 0; i < length; ++i) {
-      RecurrenceStep(state, rows.q.Row(i), rows.k.Row(i), rows.v.Row(i),
-                     args.g(batch, begin + i, head), rows.b[static_cast<std::size_t>(i)],
-                     R(problem.scale), o.data());
+      internal::RecurrenceStep(state, rows.q.Row(i), rows.k.Row(i), rows.v.Row(i),
+                               args.g(batch, begin + i, head), rows.b[static_cast<std::size_t>(i)],
+                               R(problem.scale), o.data());
       T* out = args.o.Row(batch, begin + i, head);
       for (std::size_t j = 0; j < o.size(); ++j) out[j] = static_cast<T>(o[j]);
     }

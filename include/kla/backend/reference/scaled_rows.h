@@ -11,7 +11,7 @@
 #include "kla/math/decay.h"
 #include "kla/math/unit_key.h"
 
-namespace kla::reference {
+namespace kla::internal::reference {
 
 // Plain row-major matrix [rows, columns].
 template <class R>
@@ -126,6 +126,6 @@ struct ScaledRows {
   }
 };
 
-}  // namespace kla::reference
+}  // namespace kla::internal::reference
 
 #endif  // KLA_BACKEND_REFERENCE_SCALED_ROWS_H_

@@ -39,7 +39,7 @@ struct BlockLayout {
   Index BlockSize() const {
     return KeysSize() + 2 * kBlock * kBlock + panels * kBlock * kPanel<R> + 5 * kBlock;
   }
-  // Of keys and queries: [key_rows][2C], or as pairs (bf16_tiles.h), which may take more.
+  // Of keys and queries: [key_rows][2C], or as pairs (pair_amx.h), which may take more.
   Index KeysSize() const {
     return std::max(key_rows * 2 * kBlock, 2 * kBlock * PairPitch() + key_rows * kBlock / 2);
   }
@@ -85,7 +85,7 @@ template <class R>
 struct TokenScales {
   Wide<R> norm2[kBlock];  // |k|^2
   Wide<R> query[kBlock];  // q^ = query q
-  UnitKeyScales<Wide<R>> key[kBlock];
+  internal::UnitKeyScales<Wide<R>> key[kBlock];
 };
 
 // Rows of one axis as they lie in the caller's memory: row i at data + i * stride.
@@ -122,7 +122,7 @@ struct LogDecay {
   LogDecay(const Rows<T>& g, Index count) {
     Wide<R> sum(0);
     for (Index i = 0; i < kBlock; ++i) {
-      if (i < count) sum += ClampLogDecay(static_cast<Wide<R>>(*g[i]));
+      if (i < count) sum += internal::ClampLogDecay(static_cast<Wide<R>>(*g[i]));
       high[i] = static_cast<R>(sum);
       low[i] = static_cast<R>(sum - static_cast<Wide<R>>(high[i]));
     }
@@ -289,11 +289,11 @@ HWY_NOINLINE void PackBlock(const BlockInput<T>& input, const BlockLayout<R>& la
   const Rows<R> keys = RowsOf(input.k, input.count, layout, memory);
   SquaredNorms(keys, input.count, pitch, key_norm2);
   for (Index i = 0; i < kBlock; ++i) {
-    UnitKeyScales<W> unit{};  // of tokens behind the last one: k~ = q^ = v~ = 0 and b = 0
+    internal::UnitKeyScales<W> unit{};  // of tokens behind the last one: k~ = q^ = v~ = 0 and b = 0
     W query(0);
     if (i < input.count) {
-      unit = UnitKey<StepSize>(static_cast<W>(*input.eta[i]), key_norm2[i], epsilon);
-      query = StepSize::kNormalizeQuery ? InverseNorm(query_norm2[i], epsilon) : W(1);
+      unit = internal::UnitKey<StepSize>(static_cast<W>(*input.eta[i]), key_norm2[i], epsilon);
+      query = StepSize::kNormalizeQuery ? internal::InverseNorm(query_norm2[i], epsilon) : W(1);
     }
     key_factor[i] = unit.key;
     value_factor[i] = static_cast<R>(unit.value);

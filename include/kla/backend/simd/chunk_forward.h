@@ -5,10 +5,10 @@
 
 #include <vector>
 
-#include "kla/backend/simd/bf16_tiles.h"
-#include "kla/backend/simd/bf16_walk.h"
 #include "kla/backend/simd/chunk_walk.h"
 #include "kla/backend/simd/chunk_workspace.h"
+#include "kla/backend/simd/pair_amx.h"
+#include "kla/backend/simd/pair_dot.h"
 #include "kla/core/executor.h"
 #include "kla/op/chunk_forward.h"
 

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kla/backend/simd/micro_tile.h"
+#include "kla/backend/simd/register_tile.h"
 #include "kla/core/scalar.h"
 #include "kla/core/shape.h"
 

@@ -192,13 +192,14 @@ class DecodeHeads {
                          const DecodeScale& scale) const {
     const Index token = walk.begin + t;
     const auto unit =
-        UnitKey<StepSize>(static_cast<double>(args_.eta(walk.batch, token, walk.head)), products.xx,
-                          problem_.epsilon);
-    const double query_scale = StepSize::kNormalizeQuery
-                                   ? problem_.scale * InverseNorm(products.yy, problem_.epsilon)
-                                   : problem_.scale;
+        internal::UnitKey<StepSize>(static_cast<double>(args_.eta(walk.batch, token, walk.head)),
+                                    products.xx, problem_.epsilon);
+    const double query_scale =
+        StepSize::kNormalizeQuery
+            ? problem_.scale * internal::InverseNorm(products.yy, problem_.epsilon)
+            : problem_.scale;
     const double decay =
-        Decay(static_cast<double>(args_.g(walk.batch, token, walk.head))) * scale.scale;
+        internal::Decay(static_cast<double>(args_.g(walk.batch, token, walk.head))) * scale.scale;
     const DecodeScale after = NormalizeScale(decay);
     return {.key_factor = RowFactor<R>(unit.key),
             .query_factor = RowFactor<R>(query_scale),

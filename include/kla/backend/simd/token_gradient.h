@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// backend/simd: the third phase of the gradients of one block of C tokens (chunk_gradient.h), which
-// works on all of its panels: dq, dk, dg and deta, token by token, in any order of the blocks.
+// backend/simd: the third phase of the gradients of one block of C tokens
+// (backend/cuda/chunk/gradient.h), which works on all of its panels: dq, dk, dg and deta, token by
+// token, in any order of the blocks.
 #ifndef KLA_BACKEND_SIMD_TOKEN_GRADIENT_H_
 #define KLA_BACKEND_SIMD_TOKEN_GRADIENT_H_
 
@@ -198,10 +199,11 @@ HWY_NOINLINE void TokenGradients(const BlockLayout<R>& layout, const Problem& pr
     }
     const auto& unit = scales.key[i];
     const W along_key = W(sums.key[i]);  // <k~, dk~> = r <k, dk~>
-    const auto gradient = UnitKeyBackward<StepSize>(
+    const auto gradient = internal::UnitKeyBackward<StepSize>(
         W(*input.eta[i]), scales.norm2[i], epsilon, unit.key > W(0) ? along_key / unit.key : W(0),
         unit.value > W(0) ? unit.step * along_value / unit.value : W(0), d_step);
-    d_gates[i] = *input.g[i] > R(kMinLogDecay) ? d_gate : W(0);  // beyond, the decay is 0 anyway
+    d_gates[i] =
+        *input.g[i] > R(internal::kMinLogDecay) ? d_gate : W(0);  // beyond, the decay is 0 anyway
     d_etas[i] = gradient.eta;
     factor[i] = static_cast<R>(unit.key);
     addend[i] = static_cast<R>(unit.key > W(0) ? W(2) * gradient.norm2 / unit.key : W(0));

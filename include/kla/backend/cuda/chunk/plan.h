@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend/cuda/chunk: the workspace of ChunkForward and ChunkBackward, and the launches that both
+// begin with. Host code; the launcher says where the kernels run.
+#ifndef KLA_BACKEND_CUDA_CHUNK_PLAN_H_
+#define KLA_BACKEND_CUDA_CHUNK_PLAN_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "kla/backend/cuda/chunk/prepare.h"
+#include "kla/backend/cuda/chunk/segments.h"
+#include "kla/backend/cuda/chunk/types.h"
+#include "kla/backend/cuda/chunk/walk.h"
+#include "kla/op/problem.h"
+
+namespace kla::internal::device {
+
+// What a plan has to know of the device.
+struct Card {
+  int processors;    // multiprocessors
+  int shared_bytes;  // of shared memory that a block may have
+  int segments = 0;  // of a sequence; 0: as SegmentCount says
+};
+
+// Lays arrays out one after the other, each on 1024 bytes; counts bytes only where `base` is null.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<std::byte*>(base)) {}
+  template <class U>
+  U* Take(Index count) {
+    U* at = base_ == nullptr ? nullptr : reinterpret_cast<U*>(base_ + used_);
+    const auto bytes = static_cast<std::size_t>(count) * sizeof(U);
+    used_ += (bytes + 1023) / 1024 * 1024;
+    return at;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+// Writes a piece of an array that travels as the kernel's argument: the offsets of packed sequences
+// reach the device without a copy that would tie the caller's memory to the stream.
+struct WriteIndices {
+  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = 1, kCapacity = 480;
+  struct Shared {};
+  Index* to;
+  int count;
+  Index values[kCapacity];
+
+  template <class Block>
+  KLA_TILE_FUNCTION void operator()(const Block& block, Shared& /*shared*/) const {
+    block.ForEach(count, [&](int i) { to[i] = values[i]; });
+  }
+};
+
+template <class View>
+auto TokenRowsOf(const View& view) {
+  using T = typename View::Element;
+  tile::TokenRows<T> rows{view.data(), view.strides()[0], view.strides()[1], view.strides()[2],
+                          true};
+  constexpr Index kUnit = 16 / static_cast<Index>(sizeof(T));
+  rows.aligned = reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0 && rows.batch % kUnit == 0 &&
+                 rows.time % kUnit == 0 && rows.head % kUnit == 0;
+  return rows;
+}
+
+inline GateRows GateRowsOf(const GateView<const float>& view) {
+  return {view.data(), view.strides()[0], view.strides()[1]};
+}
+
+template <class R>
+ChunkStates<R> ChunkStatesOf(const ChunkStateView<R>& view) {
+  if (view.is_null()) return {};
+  return {view.data(), view.strides()[0], view.strides()[1], view.strides()[2]};
+}
+
+// The arrays of one call, and the launches that fill those which both directions need.
+template <class C>
+class ChunkPlan {
+ public:
+  using E = typename C::E;
+
+  template <class Args>
+  ChunkPlan(const Args& args, const Card& card, Carver& carver, bool backward)
+      : problem_(MakeProblem(args)),
+        heads_{problem_.key_heads, problem_.value_heads, problem_.value_heads / problem_.key_heads,
+               problem_.grouping == HeadGrouping::kTiled} {
+    map_.sequences = problem_.sequences;
+    map_.tokens = problem_.tokens;
+    map_.chunks_per_sequence = (problem_.tokens + kChunkRows - 1) / kChunkRows;
+    map_.chunks = ChunkCount(args.cu_seqlens, problem_.batch, problem_.tokens, kChunkRows);
+    if (!args.cu_seqlens.is_null()) {
+      offsets_ = carver.Take<Index>(problem_.sequences + 1);
+      first_chunk_ = carver.Take<Index>(problem_.sequences + 1);
+      map_.offsets = offsets_;
+      map_.first_chunk = first_chunk_;
+    }
+    const Index key_tiles = map_.chunks * problem_.key_heads;
+    const Index squares = map_.chunks * problem_.value_heads;
+    prepared_.keys = carver.Take<E>(key_tiles * C::KeyTile::kSize);
+    prepared_.queries = carver.Take<E>(key_tiles * C::KeyTile::kSize);
+    prepared_.norms = carver.Take<ChunkNorms>(key_tiles);
+    prepared_.inverse = carver.Take<E>(squares * C::SquareTile::kSize);
+    prepared_.scores = carver.Take<E>(squares * C::SquareTile::kSize);
+    prepared_.overlaps = backward ? carver.Take<E>(squares * C::SquareTile::kSize) : nullptr;
+    prepared_.scalars = carver.Take<ChunkScalars>(squares);
+    const Index columns = problem_.value_heads * C::kValueTiles;
+    segments_.count =
+        card.segments > 0
+            ? card.segments
+            : SegmentCount({.chunks = map_.chunks,
+                            .longest = LongestSequence(args.cu_seqlens),
+                            .columns = (backward ? 2 : 1) * columns,
+                            .map_columns =
+                                (backward ? 2 : 1) * columns + problem_.value_heads * C::kKeyTiles,
+                            .maps_side_by_side = MapBlocksPerSm<C>(true, backward ? 2 : 3),
+                            .processors = card.processors});
+    if (segments_.count > 1) {
+      const Index slots = problem_.sequences * problem_.value_heads * segments_.count;
+      constexpr Index kSlot = kChunkRows * C::kKeyDim;
+      maps_ = carver.Take<float>(slots * C::kKeyTiles * kSlot);
+      entering_ = carver.Take<float>(slots * C::kValueTiles * kSlot);
+      if (backward) leaving_ = carver.Take<float>(slots * C::kValueTiles * kSlot);
+    }
+  }
+
+  const Problem& problem() const { return problem_; }
+  const ChunkMap& map() const { return map_; }
+  const HeadMap& heads() const { return heads_; }
+  const Prepared<typename C::E>& prepared() const { return prepared_; }
+  const SegmentMap& segments() const { return segments_; }
+  float* maps() const { return maps_; }
+  float* entering() const { return entering_; }
+  float* leaving() const { return leaving_; }
+  // Blocks of a walk with kTiles tiles of columns.
+  Index Walks(Index tiles) const {
+    return problem_.sequences * problem_.value_heads * segments_.count * tiles;
+  }
+
+  template <class Launcher, class Args>
+  void Prepare(const Args& args, const Launcher& launcher) const {
+    if (!args.cu_seqlens.is_null()) {
+      WriteList(launcher, offsets_, [&](Index n) { return args.cu_seqlens[n]; });
+      Index chunks = 0;
+      WriteList(launcher, first_chunk_, [&](Index n) {
+        if (n > 0) {
+          chunks += (args.cu_seqlens[n] - args.cu_seqlens[n - 1] + kChunkRows - 1) / kChunkRows;
+        }
+        return chunks;
+      });
+    }
+    PrepareChunks<C> prepare{map_,
+                             heads_,
+                             TokenRowsOf(args.q),
+                             TokenRowsOf(args.k),
+                             GateRowsOf(args.g),
+                             GateRowsOf(args.eta),
+                             problem_.scale,
+                             problem_.epsilon,
+                             prepared_};
+    launcher.Launch("chunks: prepare", prepare, map_.chunks * problem_.key_heads);
+  }
+
+  // From the maps of segments, what enters each.
+  template <class Launcher>
+  void Scan(const Launcher& launcher) const {
+    if (segments_.count <= 2) return;
+    const Index walks = problem_.sequences * problem_.value_heads * C::kValueTiles;
+    const ScanSegments<typename C::Walk> scan{map_,  heads_,    segments_, walks,
+                                              maps_, entering_, leaving_};
+    launcher.Launch("chunks: scan", scan, leaving_ == nullptr ? walks : 2 * walks);
+  }
+
+ private:
+  // In chunks.
+  Index LongestSequence(const IndexList& cu_seqlens) const {
+    if (cu_seqlens.is_null()) return map_.chunks_per_sequence;
+    Index longest = 0;
+    for (Index n = 0; n < problem_.sequences; ++n) {
+      longest =
+          std::max(longest, (cu_seqlens[n + 1] - cu_seqlens[n] + kChunkRows - 1) / kChunkRows);
+    }
+    return longest;
+  }
+
+  // list(0), list(1), ..., list(N), asked for in this order.
+  template <class Launcher, class F>
+  void WriteList(const Launcher& launcher, Index* to, const F& list) const {
+    const Index count = problem_.sequences + 1;
+    for (Index first = 0; first < count; first += WriteIndices::kCapacity) {
+      WriteIndices write{to + first, 0, {}};
+      for (; write.count < WriteIndices::kCapacity && first + write.count < count; ++write.count) {
+        write.values[write.count] = list(first + write.count);
+      }
+      launcher.Launch("chunks: offsets", write, 1);
+    }
+  }
+
+  Problem problem_;
+  HeadMap heads_;
+  ChunkMap map_;
+  SegmentMap segments_;
+  float *maps_ = nullptr, *entering_ = nullptr, *leaving_ = nullptr;
+  Index *offsets_ = nullptr, *first_chunk_ = nullptr;
+  Prepared<typename C::E> prepared_{};
+};
+
+}  // namespace kla::internal::device
+
+#endif  // KLA_BACKEND_CUDA_CHUNK_PLAN_H_

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layer on CPUs: kla::KlaLayer over Simd or Reference, and all of kla/kla.h. Needs Eigen
+// besides what that needs. The layer on a GPU is in kla/cuda.cuh.
+#ifndef KLA_LAYER_H_
+#define KLA_LAYER_H_
+
+#if defined(__CUDACC__)
+#include "kla/backend/reference/reference.h"  // nvcc does not take Highway: Reference alone
+#else
+#include "kla/kla.h"
+#endif
+#include "kla/layer/host/kla_layer.h"
+
+#endif  // KLA_LAYER_H_

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/chunk_device.cuh"
+
+namespace kla::test {
+
+using Configs = ::testing::Types<
+    Config<ChunksFromHost<Cuda>, bfloat16, 64, 64, kAutoChunk, ShapeKnown::kStatic, bfloat16>>;
+KLA_INSTANTIATE_CHUNK_SUITES(Configs);
+
+}  // namespace kla::test
