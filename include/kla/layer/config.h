@@ -11,6 +11,7 @@
 #include "kla/core/concepts.h"
 #include "kla/core/layout.h"
 #include "kla/core/shape.h"
+#include "kla/math/convolution.h"
 
 namespace kla {
 
@@ -28,9 +29,6 @@ struct KlaLayerConfig {
   std::optional<double> scale = {};  // of the recurrence's output; K^(-1/2) if left out
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
-
-// Tokens that the short convolution sees: the current one and three before it.
-inline constexpr Index kConvWidth = 4;
 
 // The sizes of a layer. One matrix product makes everything that depends on x alone:
 //   projected [rows, projected_width()] = [ q | k | v | gate | a | b ]

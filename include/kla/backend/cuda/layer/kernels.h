@@ -12,8 +12,8 @@
 #include "kla/backend/cuda/decode/pool.h"
 #include "kla/backend/cuda/layer/step_kernel.h"
 #include "kla/core/scalar.h"
-#include "kla/layer/config.h"
 #include "kla/math/activation.h"
+#include "kla/math/convolution.h"
 
 namespace kla::internal::device {
 
