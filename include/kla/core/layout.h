@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// core: how heads are grouped, how sequences are packed, how a state lies in memory.
+// core: how sequences are packed, how a state lies in memory.
 #ifndef KLA_CORE_LAYOUT_H_
 #define KLA_CORE_LAYOUT_H_
 
@@ -10,16 +10,11 @@
 #include <type_traits>
 
 #include "kla/core/check.h"
+#include "kla/core/heads.h"
 #include "kla/core/scalar.h"
 #include "kla/core/view.h"
 
 namespace kla {
-
-// Which key head a value head reads, HV being a multiple of H.
-enum class HeadGrouping {
-  kInterleaved,  // hv / (HV / H): flash-linear-attention, and the default
-  kTiled,        // hv % H: ggml
-};
 
 // A list of int32 or int64 indices in the caller's memory, which must outlive the call: cu_seqlens,
 // or the slots of a state pool. Null (left out), a pointer and a count, or any contiguous range:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kla/core/aligned_allocator.h"
+#include "kla/core/heads.h"
 #include "kla/core/layout.h"
 #include "kla/core/scalar.h"
 #include "kla/core/view.h"
@@ -25,17 +26,12 @@ struct Problem {
   double epsilon;
   HeadGrouping grouping;
 
-  // The key head that a value head reads.
-  Index KeyHeadOf(Index value_head) const {
-    return grouping == HeadGrouping::kTiled ? value_head % key_heads
-                                            : value_head / (value_heads / key_heads);
+  internal::HeadGroups<Index> Groups() const {
+    return internal::HeadGroups<Index>::Of(key_heads, value_heads, grouping);
   }
-  // The i-th of the HV / H value heads that read a key head, in a fixed order.
-  Index ValueHeadOf(Index key_head, Index i) const {
-    return grouping == HeadGrouping::kTiled ? key_head + i * key_heads
-                                            : key_head * (value_heads / key_heads) + i;
-  }
-  Index GroupSize() const { return value_heads / key_heads; }
+  Index KeyHeadOf(Index value_head) const { return Groups().KeyHeadOf(value_head); }
+  Index ValueHeadOf(Index key_head, Index i) const { return Groups().ValueHeadOf(key_head, i); }
+  Index GroupSize() const { return Groups().group_size; }
 };
 
 // Args has q, v, cu_seqlens, scale, epsilon and grouping, checked.

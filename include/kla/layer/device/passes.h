@@ -38,14 +38,9 @@ class DevicePasses {
 
   // cu_seqlens to the device.
   void WriteOffsets() const {
-    const Index count = a_.call.Sequences();
-    for (Index first = 0; a_.offsets != nullptr && first <= count;) {
-      WriteOffsetsBody body{a_.offsets + first, 0, {}};
-      for (; first <= count && body.count < WriteOffsetsBody::kCapacity; ++first) {
-        body.values[body.count++] = a_.call.cu_seqlens[first];
-      }
-      Launch("KlaLayer: offsets", body, 1);
-    }
+    if (a_.offsets == nullptr) return;
+    WriteIndexList("KlaLayer: offsets", Platform::MakeLauncher(executor_), a_.offsets,
+                   a_.call.Sequences() + 1, [&](Index n) { return a_.call.cu_seqlens[n]; });
   }
 
   // Initial states and windows, copied from their slots; from zero where there is none.

@@ -1,19 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// layer/host: the norm behind the recurrence, per token and value head, with the weight shared by
-// heads.
-//
-//   h = r o,  r = (mean(o^2) + eps)^(-1/2)          z = h w SiLU(u)          o, u, z [V], w [V]
-//
-// Backward, from dz:  dw += dz h SiLU(u),  du = dz h w SiLU'(u),
-//   dh = dz w SiLU(u),  do = r (dh - h mean(dh h)).
-// RMSNorm: Zhang, Sennrich, Root Mean Square Layer Normalization, 2019.
+// layer/host: the gated norm behind the recurrence (math/gated_norm.h), token by token.
 #ifndef KLA_LAYER_HOST_GATED_RMS_NORM_H_
 #define KLA_LAYER_HOST_GATED_RMS_NORM_H_
 
-#include <cmath>
-
 #include "kla/core/shape.h"
 #include "kla/layer/host/buffer.h"
+#include "kla/math/gated_norm.h"
 
 namespace kla::internal {
 
@@ -26,12 +18,11 @@ struct GatedRmsNorm {
 
   // One token: o, u, z [HV, V]; r [HV] is kept for Backward.
   void Forward(const T* o, const T* u, T* z, T* r) const {
-    using std::sqrt;
     const auto w = AsArray(weight, value_dim);
     for (Index h = 0; h < heads; ++h, o += value_dim, u += value_dim, z += value_dim) {
       const auto out = AsArray(o, value_dim);
       const auto gate = AsArray(u, value_dim);
-      r[h] = T(1) / sqrt(T(out.square().sum() / T(static_cast<double>(value_dim)) + epsilon));
+      r[h] = InverseRms(T(out.square().sum() / T(static_cast<double>(value_dim))), epsilon);
       AsArray(z, value_dim) = out * r[h] * w * gate * SigmoidOf(gate);
     }
   }

@@ -1,10 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// layer/host: the short causal convolution in front of q, k and v, one filter per channel.
-//
-//   p_t = sum_{j<4} w_j x_{t-3+j},   y_t = SiLU(p_t) = p_t sigmoid(p_t)
-//
-// x_{-3}, x_{-2}, x_{-1}, what came before a sequence, are zero or the window of a LayerState.
-// Backward, from dy:  dp = dy SiLU'(p),  dx_t = sum_j w_j dp_{t+3-j},  dw_j = sum_t dp_t x_{t-3+j}.
+// layer/host: the short causal convolution (math/convolution.h), rows of channels at a time.
 #ifndef KLA_LAYER_HOST_SHORT_CONV_H_
 #define KLA_LAYER_HOST_SHORT_CONV_H_
 
@@ -15,6 +10,7 @@
 #include "kla/layer/config.h"
 #include "kla/layer/host/buffer.h"
 #include "kla/layer/host/token_rows.h"
+#include "kla/math/convolution.h"
 
 namespace kla::internal {
 

@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// layer/host: the two scalars that each token gives each value head.
-//
-//   decay      g = -exp(A_log) softplus(a + dt_bias)   <= 0, a = W_a x
-//   step size  eta = sigmoid(b + bias)                 in (0, 1), b = W_b x
-//
-// Backward:  da = -dg exp(A_log) sigmoid(a + dt_bias) = ddt_bias,  dA_log = dg g,
-//   db = deta eta (1 - eta) = dbias.
+// layer/host: decay and step size of each token and value head (math/gates.h), token by token.
 #ifndef KLA_LAYER_HOST_TOKEN_GATES_H_
 #define KLA_LAYER_HOST_TOKEN_GATES_H_
 
@@ -13,6 +7,7 @@
 
 #include "kla/core/scalar.h"
 #include "kla/math/activation.h"
+#include "kla/math/gates.h"
 
 namespace kla::internal {
 
@@ -32,7 +27,7 @@ struct TokenGates {
   // One token: a, b, g, eta [HV].
   void Forward(const T* a, const T* b, T* g, T* eta) const {
     for (Index h = 0; h < heads; ++h) {
-      g[h] = -decay_rate[h] * Softplus(T(a[h] + dt_bias[h]));
+      g[h] = LogDecayOf(decay_rate[h], T(a[h] + dt_bias[h]));
       eta[h] = Sigmoid(T(b[h] + step_bias[h]));
     }
   }
@@ -41,8 +36,8 @@ struct TokenGates {
   void Backward(const T* a, const T* g, const T* eta, const T* dg, const T* deta, T* da, T* db,
                 T* d_a_log, T* d_dt_bias, T* d_step_bias) const {
     for (Index h = 0; h < heads; ++h) {
-      da[h] = -dg[h] * decay_rate[h] * Sigmoid(T(a[h] + dt_bias[h]));
-      db[h] = deta[h] * eta[h] * (T(1) - eta[h]);
+      da[h] = LogDecayBackward(dg[h], decay_rate[h], T(a[h] + dt_bias[h]));
+      db[h] = SigmoidBackward(deta[h], eta[h]);
       d_a_log[h] += dg[h] * g[h];
       d_dt_bias[h] += da[h];
       d_step_bias[h] += db[h];

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kla/backend/cuda/block/index_list.h"
 #include "kla/backend/cuda/chunk/prepare.h"
 #include "kla/backend/cuda/chunk/segments.h"
 #include "kla/backend/cuda/chunk/types.h"
@@ -41,21 +42,6 @@ class Carver {
   std::size_t used_ = 0;
 };
 
-// Writes a piece of an array that travels as the kernel's argument: the offsets of packed sequences
-// reach the device without a copy that would tie the caller's memory to the stream.
-struct WriteIndices {
-  static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = 1, kCapacity = 480;
-  struct Shared {};
-  Index* to;
-  int count;
-  Index values[kCapacity];
-
-  template <class Block>
-  KLA_TILE_FUNCTION void operator()(const Block& block, Shared& /*shared*/) const {
-    block.ForEach(count, [&](int i) { to[i] = values[i]; });
-  }
-};
-
 template <class View>
 auto TokenRowsOf(const View& view) {
   using T = typename View::Element;
@@ -86,8 +72,8 @@ class ChunkPlan {
   template <class Args>
   ChunkPlan(const Args& args, const Card& card, Carver& carver, bool backward)
       : problem_(MakeProblem(args)),
-        heads_{problem_.key_heads, problem_.value_heads, problem_.value_heads / problem_.key_heads,
-               problem_.grouping == HeadGrouping::kTiled} {
+        heads_{HeadMap::Of(problem_.key_heads, problem_.value_heads, problem_.grouping),
+               problem_.value_heads} {
     map_.sequences = problem_.sequences;
     map_.tokens = problem_.tokens;
     map_.chunks_per_sequence = (problem_.tokens + kChunkRows - 1) / kChunkRows;
@@ -186,17 +172,10 @@ class ChunkPlan {
     return longest;
   }
 
-  // list(0), list(1), ..., list(N), asked for in this order.
+  // list(0), list(1), ..., list(N).
   template <class Launcher, class F>
   void WriteList(const Launcher& launcher, Index* to, const F& list) const {
-    const Index count = problem_.sequences + 1;
-    for (Index first = 0; first < count; first += WriteIndices::kCapacity) {
-      WriteIndices write{to + first, 0, {}};
-      for (; write.count < WriteIndices::kCapacity && first + write.count < count; ++write.count) {
-        write.values[write.count] = list(first + write.count);
-      }
-      launcher.Launch("chunks: offsets", write, 1);
-    }
+    WriteIndexList("chunks: offsets", launcher, to, problem_.sequences + 1, list);
   }
 
   Problem problem_;

@@ -6,7 +6,9 @@
 
 #include <cstdint>
 
+#include "kla/backend/cuda/block/index_list.h"
 #include "kla/backend/cuda/tile/tile.h"
+#include "kla/core/heads.h"
 #include "kla/core/layout.h"
 #include "kla/core/shape.h"
 
@@ -67,12 +69,7 @@ struct ChunkMap {
   }
   KLA_HOST_DEVICE Index SequenceOf(Index chunk) const {
     if (first_chunk == nullptr) return Quotient(chunk, chunks_per_sequence);
-    Index low = 0, high = sequences;  // first_chunk[low] <= chunk < first_chunk[high]
-    while (high - low > 1) {
-      const Index middle = (low + high) / 2;
-      (first_chunk[middle] <= chunk ? low : high) = middle;
-    }
-    return low;
+    return SearchStarts(first_chunk, sequences, chunk);
   }
   // Chunk `chunk`, which belongs to sequence n.
   KLA_HOST_DEVICE ChunkSpan SpanOf(Index n, Index chunk) const {
@@ -93,18 +90,14 @@ struct GateRows {
   }
 };
 
+struct QuotientOf {
+  KLA_HOST_DEVICE Index operator()(Index a, Index b) const { return Quotient(a, b); }
+};
+
 // The heads of a problem and how they are grouped.
-struct HeadMap {
-  Index key_heads, value_heads, group_size;
-  bool tiled;
+struct HeadMap : HeadGroups<Index, QuotientOf> {
+  Index value_heads;
   KLA_HOST_DEVICE Index GroupSize() const { return group_size; }
-  KLA_HOST_DEVICE Index KeyHeadOf(Index value_head) const {
-    return tiled ? value_head - Quotient(value_head, key_heads) * key_heads
-                 : Quotient(value_head, group_size);
-  }
-  KLA_HOST_DEVICE Index ValueHeadOf(Index key_head, Index i) const {
-    return tiled ? key_head + i * key_heads : key_head * GroupSize() + i;
-  }
 };
 
 // Of one chunk and key head: the rows lie in the tiles as k^ = down k and q^ = down q, scaled by

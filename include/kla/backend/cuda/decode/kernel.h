@@ -10,6 +10,7 @@
 #include "kla/backend/cuda/decode/deferred.h"
 #include "kla/backend/cuda/decode/pool.h"
 #include "kla/backend/cuda/decode/state_tile.h"
+#include "kla/core/heads.h"
 #include "kla/core/scalar.h"
 #include "kla/math/decay.h"
 #include "kla/math/unit_key.h"
@@ -34,14 +35,9 @@ struct DecodeInputs {
   const float* eta;
   T* o;
   TokenStrides q_at, k_at, v_at, g_at, eta_at, o_at;
-  std::int32_t key_heads;
-  bool tiled;  // the head grouping
+  HeadGroups<std::int32_t> groups;
   float scale;
   double epsilon;
-
-  KLA_HOST_DEVICE int KeyHeadOf(int head, int value_heads) const {
-    return tiled ? head % key_heads : head / (value_heads / key_heads);
-  }
 };
 
 // T tokens of one sequence and value head, kBlockColumns columns of its state:
@@ -205,7 +201,7 @@ struct DecodeBody {
                                    Rows& rows) const {
     const int token = base + thread / 32;
     const bool exists = token < static_cast<int>(at.length);
-    const int key_head = in.KeyHeadOf(head, pool.value_heads), lane = thread % 32;
+    const int key_head = in.groups.KeyHeadOf(head), lane = thread % 32;
     const T* q = in.q + in.q_at.At(at.batch, at.begin + token, key_head);
     const T* k = in.k + in.k_at.At(at.batch, at.begin + token, key_head);
     KLA_UNROLL

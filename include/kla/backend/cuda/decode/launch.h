@@ -127,8 +127,9 @@ DecodeInputs<T> InputsOf(const DecodeStepArgs<T>& args, const Problem& problem) 
           .g_at = StridesOf(args.g),
           .eta_at = StridesOf(args.eta),
           .o_at = StridesOf(args.o),
-          .key_heads = static_cast<std::int32_t>(problem.key_heads),
-          .tiled = problem.grouping == HeadGrouping::kTiled,
+          .groups = HeadGroups<std::int32_t>::Of(static_cast<std::int32_t>(problem.key_heads),
+                                                 static_cast<std::int32_t>(problem.value_heads),
+                                                 problem.grouping),
           .scale = static_cast<float>(problem.scale),
           .epsilon = problem.epsilon};
 }

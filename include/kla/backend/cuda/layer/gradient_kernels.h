@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// layer: what a Backward on a device does between its products and the recurrence, as kernel bodies
-// (see kernels.h). Gradients of parameters are sums over all tokens: each part of the
+// backend/cuda/layer: what a Backward on a device does between its products and the recurrence, as
+// kernel bodies (see kernels.h). Gradients of parameters are sums over all tokens: each part of the
 // rows sums its own in a fixed order, in float, and SumPartsBody adds up the parts, so that results
 // have the same bits on every run.
 #ifndef KLA_BACKEND_CUDA_LAYER_GRADIENT_KERNELS_H_
@@ -15,6 +15,8 @@
 #include "kla/backend/cuda/layer/kernels.h"
 #include "kla/core/scalar.h"
 #include "kla/math/activation.h"
+#include "kla/math/gated_norm.h"
+#include "kla/math/gates.h"
 
 namespace kla::internal::device {
 
@@ -46,10 +48,8 @@ struct SmallGradients {
   KLA_HOST_DEVICE Index Stride() const { return (Size() + 3) / 4 * 4; }
 };
 
-// The short convolution, from dy; x, taps, windows and sequences are those of the forward body.
-// With p_t = sum_j w_j x_{t-3+j}:
-//   dp = dy SiLU'(p)    dx_t = sum_j w_j dp_{t+3-j} inside the sequence
-//   dw_j = sum_t dp_t x_{t-3+j}
+// The convolution of math/convolution.h, from dy; x, taps, windows and sequences are those of the
+// forward body.
 // A thread walks the rows of a part in one channel, and the three rows behind them, of which it
 // takes dp alone.
 template <class T>
@@ -120,7 +120,7 @@ struct ConvolveBackwardBody {
           pending = {};
           own = row;
         }
-        const float p = w[0] * past[0] + w[1] * past[1] + w[2] * past[2] + w[3] * x[i];
+        const float p = Convolve(w, past, x[i]);
         const float dp = d[i] * SiluSlope(p, Sigmoid(p));
         if (row < end) {
           KLA_UNROLL
@@ -153,9 +153,7 @@ struct ConvolveBackwardBody {
   }
 };
 
-// The decay and the step size of every token and value head (layer/host/token_gates.h):
-//   da = -dg exp(A_log) sigmoid(a + dt_bias) = ddt_bias    dA_log = dg g
-//   db = deta eta (1 - eta) = dbias
+// The gates of math/gates.h for every token and value head, from dg and deta.
 // A block takes the rows of a part for 32 heads, a warp every kWarps-th of them.
 template <class T>
 struct TokenGatesBackwardBody {
@@ -189,8 +187,8 @@ struct TokenGatesBackwardBody {
         for (Index row = parts.Begin(part) + thread / 32; row < end; row += kWarps) {
           const Index i = row * heads + head;
           const auto a = static_cast<float>(forward.a[row * forward.stride + head]);
-          const float to_a = -dg[i] * rate * Sigmoid(a + bias);
-          const float to_b = deta[i] * forward.eta[i] * (1.0f - forward.eta[i]);
+          const float to_a = LogDecayBackward(dg[i], rate, a + bias);
+          const float to_b = SigmoidBackward(deta[i], forward.eta[i]);
           da[row * da_stride + head] = static_cast<T>(to_a);
           da[row * da_stride + heads + head] = static_cast<T>(to_b);
           d_a_log += dg[i] * forward.g[i];
@@ -214,9 +212,7 @@ struct TokenGatesBackwardBody {
   }
 };
 
-// The gated norm (layer/host/gated_rms_norm.h). With h = r o, r = (mean(o^2) + eps)^(-1/2), from
-// dz:
-//   dw = sum dz h SiLU(u)   du = dz h w SiLU'(u)   dh = dz w SiLU(u)   do = r (dh - h mean(dh h))
+// The norm of math/gated_norm.h, from dz.
 // A block takes the rows of a part for one value head, a warp every kWarps-th of them, and a lane
 // every 32nd of the V columns.
 template <class T, Index kValueDim>
@@ -284,7 +280,7 @@ struct GatedNormBackwardBody {
         const Columns& at = columns[thread];
         const auto [square, product] = row_sums[thread].value;
         constexpr auto kWidth = static_cast<float>(kValue);
-        const float r = 1.0f / std::sqrt(square / kWidth + forward.epsilon);
+        const float r = InverseRms(square / kWidth, forward.epsilon);
         const float along = r * product / kWidth;  // mean(dh h)
         T* d = dz + OffsetOf(row, head);
         T* to_u = du + row * du_stride + head * kValue;

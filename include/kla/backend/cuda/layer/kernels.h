@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// layer: what a prefill on a device does between its products and the recurrence, as kernel bodies
-// (backend/cuda/block/block.h): the same code on a device and, under the tests, on a CPU.
-// Elementwise passes, bound by memory: each reads its input once.
+// backend/cuda/layer: what a prefill on a device does between its products and the recurrence, as
+// kernel bodies (backend/cuda/block/block.h): the same code on a device and, under the tests, on a
+// CPU. Elementwise passes, bound by memory: each reads its input once.
 #ifndef KLA_BACKEND_CUDA_LAYER_KERNELS_H_
 #define KLA_BACKEND_CUDA_LAYER_KERNELS_H_
 
@@ -9,31 +9,18 @@
 #include <cstdint>
 
 #include "kla/backend/cuda/block/block.h"
+#include "kla/backend/cuda/block/index_list.h"
 #include "kla/backend/cuda/decode/pool.h"
 #include "kla/backend/cuda/layer/step_kernel.h"
 #include "kla/core/scalar.h"
 #include "kla/math/activation.h"
 #include "kla/math/convolution.h"
+#include "kla/math/gated_norm.h"
+#include "kla/math/gates.h"
 
 namespace kla::internal::device {
 
 inline constexpr int kPast = static_cast<int>(kConvWidth) - 1;
-
-// Offsets of packed sequences, which reach the device as an argument of this kernel.
-struct WriteOffsetsBody {
-  static constexpr int kThreads = 128, kBlocksPerSm = 1, kCapacity = 480;
-  struct Shared {};
-  Index* to;
-  int count;
-  Index values[kCapacity];
-
-  template <class Block>
-  KLA_BLOCK_FUNCTION void operator()(const Block& block, Shared&, std::uint32_t) const {
-    block.ForEachThread([&](int thread) {
-      for (int i = thread; i < count; i += kThreads) to[i] = values[i];
-    });
-  }
-};
 
 // Rows of the tokens of N sequences: of equal length, or packed.
 struct SequenceRows {
@@ -47,18 +34,12 @@ struct SequenceRows {
   // The sequence that a row belongs to.
   KLA_BLOCK_FUNCTION Index At(Index row) const {
     if (offsets == nullptr) return row / length;
-    Index low = 0, high = count;  // Begin(low) <= row < Begin(high)
-    while (high - low > 1) {
-      const Index middle = (low + high) / 2;
-      (offsets[middle] <= row ? low : high) = middle;
-    }
-    return low;
+    return SearchStarts(offsets, count, row);
   }
 };
 
-// y_t = SiLU(sum_{j<4} w_j x_{t-3+j}) for the channels of q, k and v. x_{-3} ... x_{-1} are the
-// sequence's window, or zero. A thread walks kRows tokens of one channel, and asks for kAhead of
-// them before it uses any.
+// The convolution of math/convolution.h for the channels of q, k and v. A thread walks kRows tokens
+// of one channel, and asks for kAhead of them before it uses any.
 template <class T>
 struct ConvolveBody {
   static constexpr int kThreads = 128, kBlocksPerSm = 8, kRows = 32, kAhead = 8;
@@ -105,7 +86,7 @@ struct ConvolveBody {
             KLA_UNROLL
             for (int j = 0; j < kPast; ++j) past[j] = Past(n, j - kPast, c);
           }
-          const float sum = w[0] * past[0] + w[1] * past[1] + w[2] * past[2] + w[3] * now[i];
+          const float sum = Convolve(w, past, now[i]);
           y[row * channels + c] = static_cast<T>(sum * Sigmoid(sum));
           past[0] = past[1];
           past[1] = past[2];
@@ -123,7 +104,7 @@ struct ConvolveBody {
   }
 };
 
-// g = -exp(A_log) softplus(a + dt_bias), eta = sigmoid(b + bias) for every token and value head.
+// The gates of math/gates.h for every token and value head.
 template <class T>
 struct TokenGatesBody {
   static constexpr int kThreads = 128, kBlocksPerSm = 8;
@@ -147,13 +128,13 @@ struct TokenGatesBody {
       const Index row = i / heads, head = i % heads;
       const auto decay = static_cast<float>(a[row * stride + head]);
       const auto step = static_cast<float>(a[row * stride + heads + head]);
-      g[i] = -std::exp(a_log[head]) * Softplus(decay + dt_bias[head]);
+      g[i] = LogDecayOf(std::exp(a_log[head]), decay + dt_bias[head]);
       eta[i] = Sigmoid(step + step_bias[head]);
     });
   }
 };
 
-// z = o (mean(o^2) + eps)^(-1/2) w SiLU(u) for every token and value head, a warp each. z may be o.
+// The norm of math/gated_norm.h for every token and value head, a warp each. z may be o.
 template <class T>
 struct GatedNormBody {
   static constexpr int kThreads = 128, kBlocksPerSm = 8, kWarps = kThreads / 32;
@@ -187,8 +168,7 @@ struct GatedNormBody {
       const Index i = Index{index} * kWarps + thread / 32;
       if (i >= rows * heads) return;
       const T* gate = u + i / heads * u_stride + i % heads * value_dim;
-      const float r =
-          1.0f / std::sqrt(sums[thread].value[0] / static_cast<float>(value_dim) + epsilon);
+      const float r = InverseRms(sums[thread].value[0] / static_cast<float>(value_dim), epsilon);
       // Four elements are read before the first is written: z may be o or not, and the compiler
       // would wait for each store before the next load.
       constexpr int kAhead = 4;

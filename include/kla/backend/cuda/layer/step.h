@@ -190,22 +190,24 @@ void RunLayerStep(const LayerStepArgs<T>& args, PooledLayerState<Platform, Shape
   const Index count = args.projected.extents()[0];
   state.recurrent().CheckSlots("LayerStep", args.slots, count);
   const double scale = args.scale.value_or(1.0 / std::sqrt(static_cast<double>(Shape::kKeyDim)));
-  const LayerStepInputs<T> inputs = {.projected = args.projected.data(),
-                                     .o = args.o.data(),
-                                     .projected_stride = args.projected.strides()[0],
-                                     .o_stride = args.o.strides()[0],
-                                     .conv = args.conv,
-                                     .a_log = args.a_log,
-                                     .dt_bias = args.dt_bias,
-                                     .step_bias = args.step_bias,
-                                     .norm = args.norm,
-                                     .windows = state.windows(),
-                                     .positions = state.positions(),
-                                     .key_heads = static_cast<std::int32_t>(state.key_heads()),
-                                     .tiled = args.grouping == HeadGrouping::kTiled,
-                                     .scale = static_cast<float>(scale),
-                                     .norm_epsilon = static_cast<float>(args.norm_epsilon),
-                                     .epsilon = args.epsilon};
+  const LayerStepInputs<T> inputs = {
+      .projected = args.projected.data(),
+      .o = args.o.data(),
+      .projected_stride = args.projected.strides()[0],
+      .o_stride = args.o.strides()[0],
+      .conv = args.conv,
+      .a_log = args.a_log,
+      .dt_bias = args.dt_bias,
+      .step_bias = args.step_bias,
+      .norm = args.norm,
+      .windows = state.windows(),
+      .positions = state.positions(),
+      .groups = HeadGroups<std::int32_t>::Of(static_cast<std::int32_t>(state.key_heads()),
+                                             static_cast<std::int32_t>(state.value_heads()),
+                                             args.grouping),
+      .scale = static_cast<float>(scale),
+      .norm_epsilon = static_cast<float>(args.norm_epsilon),
+      .epsilon = args.epsilon};
   ForEachRun(args.slots, {}, 1, count, [&](const auto& sequences, Index run) {
     using Sequences = std::remove_cvref_t<decltype(sequences)>;
     constexpr bool kOverlaps = requires { Launcher::kOverlaps; };

@@ -10,15 +10,19 @@
 #include "kla/backend/cuda/block/block.h"
 #include "kla/backend/cuda/decode/pool.h"
 #include "kla/backend/cuda/decode/state_tile.h"
+#include "kla/core/heads.h"
 #include "kla/core/scalar.h"
 #include "kla/math/activation.h"
+#include "kla/math/convolution.h"
 #include "kla/math/decay.h"
+#include "kla/math/gated_norm.h"
+#include "kla/math/gates.h"
 #include "kla/math/unit_key.h"
 
 namespace kla::internal::device {
 
 // Rows of the convolution's window: a ring, so that a step writes one row and moves none.
-inline constexpr int kWindowRows = 4;
+inline constexpr int kWindowRows = static_cast<int>(kConvWidth);
 
 // The arguments of LayerStep, device pointers; columns as in kla::LayerStepArgs.
 template <class T>
@@ -33,17 +37,16 @@ struct LayerStepInputs {
   const float* norm;        // [V]
   T* windows;               // [slots, kWindowRows, 2 H K + HV V]
   std::int32_t* positions;  // [slots, HV] tokens so far: the ring's place
-  std::int32_t key_heads;
-  bool tiled;
+  HeadGroups<std::int32_t> groups;
   float scale, norm_epsilon;
   double epsilon;
 };
 
 // One token of one sequence and value head:
-//   q, k, v = SiLU(c * x)                     the causal convolution over four tokens
-//   g = -exp(A_log) softplus(a + dt_bias)     eta = sigmoid(b + bias)
+//   q, k, v: the causal convolution of x                                 (math/convolution.h)
+//   g, eta from a, b                                                     (math/gates.h)
 //   S <- exp(g) S + b~ k~ (v~ - exp(g) S^T k~)^T,   o = scale S^T q^     (math/unit_key.h)
-//   z = o (mean(o^2) + eps)^(-1/2) w SiLU(u)  u the output gate
+//   z: the norm of o, gated by u                                         (math/gated_norm.h)
 // A head is one thread block, since the norm sums over V; the state is in flight while the
 // convolution and the norms run. Key channels that several value heads read are convolved by each;
 // the first of them keeps the window. With kOverlaps it may overlap the kernel ahead of it, which
@@ -136,7 +139,7 @@ struct LayerStepBody {
   }
 
  private:
-  KLA_HOST_DEVICE Index KeyWidth() const { return Index{in.key_heads} * kKey; }
+  KLA_HOST_DEVICE Index KeyWidth() const { return Index{in.groups.key_heads} * kKey; }
   KLA_HOST_DEVICE Index ConvChannels() const {
     return 2 * KeyWidth() + Index{pool.value_heads} * kValue;
   }
@@ -158,13 +161,10 @@ struct LayerStepBody {
     float gate[kOwnValues], norm[kOwnValues];
   };
 
-  KLA_HOST_DEVICE int KeyHeadOf(int head) const {
-    return in.tiled ? head % in.key_heads : head / (pool.value_heads / in.key_heads);
-  }
   // Where channel i of a head lies among all channels.
   KLA_HOST_DEVICE Index ChannelOf(int i, int head) const {
     if (i >= 2 * kKey) return 2 * KeyWidth() + Index{head} * kValue + (i - 2 * kKey);
-    const Index key = Index{KeyHeadOf(head)} * kKey;
+    const Index key = Index{in.groups.KeyHeadOf(head)} * kKey;
     return i >= kKey ? KeyWidth() + key + (i - kKey) : key + i;
   }
 
@@ -207,8 +207,7 @@ struct LayerStepBody {
   template <class Block, class Tokens>
   KLA_BLOCK_FUNCTION void Convolve(const Block& block, Index slot, int head, int position,
                                    Tokens& token, Shared& shared) const {
-    const int group = pool.value_heads / in.key_heads;
-    const bool keeps_keys = (in.tiled ? head / in.key_heads : head % group) == 0;
+    const bool keeps_keys = in.groups.PlaceOf(head) == 0;
     T* window = in.windows + (slot * kWindowRows + position) * ConvChannels();
     block.ForEachThread([&](int thread) {
       KLA_UNROLL
@@ -237,7 +236,7 @@ struct LayerStepBody {
     const T* a = row + ConvChannels() + Index{pool.value_heads} * kValue;
     const auto decay = static_cast<float>(a[head]);
     const auto step = static_cast<float>(a[pool.value_heads + head]);
-    shared.g = -std::exp(in.a_log[head]) * Softplus(decay + in.dt_bias[head]);
+    shared.g = LogDecayOf(std::exp(in.a_log[head]), decay + in.dt_bias[head]);
     shared.eta = Sigmoid(step + in.step_bias[head]);
   }
 
@@ -314,7 +313,7 @@ struct LayerStepBody {
     block.template GroupSum<32>(sums);
     block.ForEachThread([&](int thread) {
       const float mean = sums[thread].value[0] / static_cast<float>(kValue);
-      const float r = 1.0f / std::sqrt(mean + in.norm_epsilon);
+      const float r = InverseRms(mean, in.norm_epsilon);
       KLA_UNROLL
       for (int own = 0; own < kOwnValues; ++own) {
         const int j = thread + own * kThreads;
