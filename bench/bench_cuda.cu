@@ -122,7 +122,7 @@ void BenchLayerStep(const Timer& timer, Index batch, Index heads) {
   const auto conv = RandomArray<float>(4 * channels, 0, 0.5f, 2);
   const auto small = RandomArray<float>(3 * heads, 0, 1, 3);
   const auto norm = RandomArray<float>(Head::kValueDim, 1, 0.1f, 4);
-  LayerStepState<Cuda, Head, T> state(batch, heads, heads);
+  LayerState<Cuda, Head, T> state(batch, heads, heads);
   const auto queue = [&](cudaStream_t stream) {
     LayerStep<Cuda, Head>(
         LayerStepArgs<T>{.projected = RowView<const T>(projected.data(), {batch, width}),

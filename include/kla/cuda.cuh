@@ -17,6 +17,7 @@
 #include "kla/op/chunk_forward.h"
 #include "kla/op/decode_state.h"
 #include "kla/op/decode_step.h"
+#include "kla/op/layer_step.h"
 #include "kla/version.h"
 
 #if __has_include(<cublas_v2.h>)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// layer: what a layer is made from, and the widths that follow.
+// layer: what a layer is made from.
 #ifndef KLA_LAYER_CONFIG_H_
 #define KLA_LAYER_CONFIG_H_
 
@@ -11,7 +11,7 @@
 #include "kla/core/concepts.h"
 #include "kla/core/layout.h"
 #include "kla/core/shape.h"
-#include "kla/math/convolution.h"
+#include "kla/op/layer_sizes.h"
 
 namespace kla {
 
@@ -28,28 +28,6 @@ struct KlaLayerConfig {
   double epsilon = 1e-6;             // of the step size and of the L2 norms
   std::optional<double> scale = {};  // of the recurrence's output; K^(-1/2) if left out
   HeadGrouping grouping = HeadGrouping::kInterleaved;
-};
-
-// The sizes of a layer. One matrix product makes everything that depends on x alone:
-//   projected [rows, projected_width()] = [ q | k | v | gate | a | b ]
-// of which the first conv_channels() columns, q, k and v, go through the convolution.
-struct LayerSizes {
-  Index model_dim;    // D
-  Index key_heads;    // H
-  Index value_heads;  // HV
-  Index key_dim;      // K
-  Index value_dim;    // V
-
-  Index key_width() const { return key_heads * key_dim; }
-  Index value_width() const { return value_heads * value_dim; }
-  Index conv_channels() const { return 2 * key_width() + value_width(); }
-  Index gate_column() const { return conv_channels(); }
-  Index decay_column() const { return gate_column() + value_width(); }
-  Index step_column() const { return decay_column() + value_heads; }
-  Index projected_width() const { return step_column() + value_heads; }
-  Index state_size() const { return value_heads * key_dim * value_dim; }
-
-  bool operator==(const LayerSizes&) const = default;
 };
 
 // Throws std::invalid_argument that names the field at fault.

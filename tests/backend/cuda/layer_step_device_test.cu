@@ -22,14 +22,13 @@ class DeviceWeight {
 };
 
 struct OnDevice {
-  using Platform = internal::device::DevicePlatform;
+  using Backend = Cuda;
   template <class Shape, class StepSize, class T, class State>
-  static void Step(const LayerStepArgs<T>& args,
-                   internal::device::PooledLayerState<Platform, Shape, T, State>& state) {
+  static void Step(const LayerStepArgs<T>& args, LayerState<Cuda, Shape, T, State>& state) {
     const bool overlap = args.o.data() == args.projected.data();
     const DeviceCopy projected(args.projected);
     const DeviceCopy o(args.o);
-    const Index channels = state.conv_channels(), heads = state.value_heads();
+    const Index channels = state.sizes().conv_channels(), heads = state.sizes().value_heads;
     const DeviceWeight conv(args.conv, 4 * channels), a_log(args.a_log, heads),
         dt_bias(args.dt_bias, heads), step_bias(args.step_bias, heads),
         norm(args.norm, Shape::kValueDim);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // LayerStep against the equations in double: on the host and on a device. A Traits has
-//   Platform               of PooledLayerState
+//   Backend
 //   Step<Shape, StepSize>(args, state)   with args in host memory
 #ifndef KLA_TESTS_BACKEND_CUDA_LAYER_STEP_SUITE_H_
 #define KLA_TESTS_BACKEND_CUDA_LAYER_STEP_SUITE_H_
@@ -10,7 +10,7 @@
 
 #include "backend/cuda/layer_step_oracle.h"
 #include "gtest/gtest.h"
-#include "kla/backend/cuda/layer/step.h"
+#include "kla/op/layer_step.h"
 #include "support/array.h"
 #include "support/tolerance.h"
 
@@ -20,7 +20,7 @@ template <class Traits>
 class LayerStepTest : public ::testing::Test {
  protected:
   template <class Shape, class T, class State>
-  using StateOf = internal::device::PooledLayerState<typename Traits::Platform, Shape, T, State>;
+  using StateOf = LayerState<typename Traits::Backend, Shape, T, State>;
 
   template <class T>
   static LayerStepArgs<T> Arguments(const Array<RowView<T>>& projected, Array<RowView<T>>& o,
@@ -115,8 +115,7 @@ TYPED_TEST_P(LayerStepTest, BadArgumentsThrow) {
   const LayerSizesForTest sizes{1, 2, 64, 64};
   LayerStepWeights weights(sizes, 1);
   weights.conv.resize(weights.conv.size() + 1);  // room for a misaligned copy
-  internal::device::PooledLayerState<typename TypeParam::Platform, Head, float, float> state(2, 1,
-                                                                                             2);
+  LayerState<typename TypeParam::Backend, Head, float> state(2, 1, 2);
   Array<RowView<float>> projected({2, sizes.width()}), o({2, 128});
   const std::vector<std::int32_t> twice = {1, 1};
   const LayerStepArgs<float> good = this->Arguments(projected, o, weights);

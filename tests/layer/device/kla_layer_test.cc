@@ -106,6 +106,8 @@ struct PlainProducts {
 
 struct LayerHostPlatform : HostPlatform {
   using Products = PlainProducts;
+  template <HeadShape Shape, class T, class State>
+  using LayerState = internal::device::PooledLayerState<HostPlatform, Shape, T, State>;
 
   // Here, kernels run one after the other whatever is asked for.
   struct Overlapping : internal::device::HostLauncher<Serial> {

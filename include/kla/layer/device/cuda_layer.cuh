@@ -48,6 +48,8 @@ namespace internal::device {
 struct CudaLayerPlatform : DevicePlatform {
   static constexpr std::string_view kName = "Cuda";
   using Products = CudaProducts;
+  template <HeadShape Shape, class T, class State>
+  using LayerState = kla::LayerState<Cuda, Shape, T, State>;
 
   static OverlappingLauncher MakeOverlappingLauncher(const Executor& executor) {
     return OverlappingLauncher(executor.stream);

@@ -10,6 +10,7 @@
 //   ChunkForwardBytes<Shape, StepSize>(args), RunChunkForward<Shape, StepSize>(args, memory,
 //                                 bytes, executor), and the same for ChunkBackward
 //   Zero(data, count, executor)
+//   LayerState<Shape, T, State>   a PooledLayerState (backend/cuda/layer/state.h)
 // The platform is CudaLayerPlatform (cuda_layer.cuh) or, under the tests, the host.
 #ifndef KLA_LAYER_DEVICE_KLA_LAYER_H_
 #define KLA_LAYER_DEVICE_KLA_LAYER_H_
@@ -22,6 +23,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kla/backend/cuda/layer/state.h"
 #include "kla/backend/cuda/layer/step.h"
 #include "kla/backend/cuda/runtime/check_memory.h"
 #include "kla/core/check.h"
@@ -31,10 +33,10 @@
 #include "kla/layer/device/parameters.h"
 #include "kla/layer/device/passes.h"
 #include "kla/layer/device/projections.h"
-#include "kla/layer/device/state.h"
 #include "kla/layer/device/workspace.h"
 #include "kla/layer/parameters.h"
 #include "kla/op/argument_check.h"
+#include "kla/op/layer_step.h"
 #include "kla/op/memory_region.h"
 
 namespace kla::internal::device {
@@ -52,7 +54,7 @@ class DeviceLayer {
   using Parameters = DeviceParameters<Platform, T>;
   using Gradients = DeviceParameters<Platform, float>;
   using Workspace = DeviceWorkspace<Platform, T>;
-  using State = DeviceLayerState<Platform, Shape, T, StateElement>;
+  using State = typename Platform::template LayerState<Shape, T, StateElement>;
   using Options = ForwardOptions<State>;
   using Products = typename Platform::Products;
   using Executor = typename Platform::Executor;
@@ -78,7 +80,10 @@ class DeviceLayer {
     return Gradients(sizes(), executor);
   }
   // Step may then take up to `tokens` tokens of each sequence in a call.
-  State MakeState(Index slots, Index tokens = 1) const { return State(sizes(), slots, tokens); }
+  State MakeState(Index slots, Index tokens = 1) const {
+    KLA_CHECK(tokens >= 1, "KlaLayer::MakeState", "tokens", "at least 1", std::to_string(tokens));
+    return State(sizes(), slots, tokens);
+  }
   // For Forward with x [batch, tokens, D] and these options, and for its Backward unless
   // keep_for_backward is false.
   std::size_t WorkspaceBytes(Index batch, Index tokens, const Options& options = {}) const {
@@ -155,7 +160,7 @@ class DeviceLayer {
     const bool overlaps = projections.Input(x, state.projected(), memory) && count * tokens == 1;
     const auto step = [&](Index t, const auto& launcher) {
       using Columns = std::array<Index, 2>;
-      RunLayerStep<Platform, Shape, StepSize>(
+      RunLayerStep<StepSize>(
           LayerStepArgs<T>{
               .projected = {state.projected() + t * stride,
                             Columns{count, sizes().projected_width()}, Columns{tokens * stride, 1}},
@@ -170,7 +175,7 @@ class DeviceLayer {
               .epsilon = config_.epsilon,
               .norm_epsilon = config_.norm_epsilon,
               .grouping = config_.grouping},
-          static_cast<PooledLayerState<Platform, Shape, T, StateElement>&>(state), launcher);
+          state, launcher);
     };
     if (overlaps) {
       step(0, Platform::MakeOverlappingLauncher(executor));

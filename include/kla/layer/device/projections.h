@@ -4,10 +4,10 @@
 #ifndef KLA_LAYER_DEVICE_PROJECTIONS_H_
 #define KLA_LAYER_DEVICE_PROJECTIONS_H_
 
+#include "kla/backend/cuda/layer/state.h"
 #include "kla/core/view.h"
 #include "kla/layer/config.h"
 #include "kla/layer/device/parameters.h"
-#include "kla/layer/device/state.h"
 #include "kla/layer/panels.h"
 
 namespace kla::internal::device {

@@ -12,12 +12,12 @@
 #include "kla/backend/cuda/chunk/plan.h"
 #include "kla/backend/cuda/layer/gradient_kernels.h"
 #include "kla/backend/cuda/layer/kernels.h"
+#include "kla/backend/cuda/layer/state.h"
 #include "kla/core/concepts.h"
 #include "kla/core/layout.h"
 #include "kla/core/shape.h"
 #include "kla/core/view.h"
 #include "kla/layer/config.h"
-#include "kla/layer/device/state.h"
 #include "kla/op/chunk_backward.h"
 #include "kla/op/chunk_forward.h"
 

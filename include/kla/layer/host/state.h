@@ -9,13 +9,13 @@
 #include "kla/layer/host/buffer.h"
 #include "kla/layer/host/workspace.h"
 #include "kla/op/decode_state.h"
+#include "kla/op/layer_step.h"
 
 namespace kla {
 
-// A pool of slots, one sequence each: the recurrent state of every value head and the last three
-// inputs of the convolution. Zero at first, which is the start of a sequence. Its size does not
-// depend on how many tokens a sequence has seen. State is the storage type of the recurrent state.
-template <class Backend, HeadShape Shape, class T, class State = Accumulator<T>>
+// On backends whose arrays lie in host memory. Zero at first, which is the start of a sequence. Its
+// size does not depend on how many tokens a sequence has seen.
+template <class Backend, HeadShape Shape, class T, class State>
 class LayerState {
  public:
   using Recurrent = DecodeState<Backend, Shape, State>;
