@@ -101,6 +101,15 @@ case $rule in
     fi
     ;;
 
+  # Relative links of the documents lead somewhere.
+  links)
+    while IFS= read -r file; do
+      while IFS= read -r link; do
+        [ -e "$(dirname "$file")/$link" ] || complain "$file: no such file: $link"
+      done < <(grep -oE '\]\([^)#]+' "$file" | sed 's/^](//' | grep -vE '^[a-z]+:' || true)
+    done < <(files '*.md')
+    ;;
+
   *) complain "unknown rule: $rule" ;;
 esac
 

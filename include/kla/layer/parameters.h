@@ -15,6 +15,7 @@
 #include "kla/core/check.h"
 #include "kla/core/scalar.h"
 #include "kla/layer/config.h"
+#include "kla/math/convolution.h"
 
 namespace kla {
 

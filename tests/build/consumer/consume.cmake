@@ -4,7 +4,6 @@
 #   find_package      after an install into a fresh prefix
 #   add_subdirectory  with the source folder
 #   fetch_content     with FetchContent and SOURCE_DIR
-#   readme            the example of README.md, after an install into a fresh prefix
 #   cuda_component    kla::cuda alone, after an install into a fresh prefix
 # cmake -D WAY=... -D SOURCE_DIR=... -D BINARY_DIR=... -D WORK_DIR=... -D COMPILER=...
 #       -D GENERATOR=... -P consume.cmake
@@ -24,34 +23,12 @@ set(sources "${CMAKE_CURRENT_LIST_DIR}/main.cc" "${CMAKE_CURRENT_LIST_DIR}/secon
 set(project "${CMAKE_CURRENT_LIST_DIR}/../${WAY}/CMakeLists.txt")
 set(options -D KLA_SOURCE_DIR=${SOURCE_DIR})
 
-if(WAY STREQUAL "readme")
-  # The first C++ block of README.md that has a main function.
-  file(READ "${SOURCE_DIR}/README.md" text)
-  set(example "")
-  while(example STREQUAL "")
-    string(FIND "${text}" "\n```cpp\n" start)
-    if(start EQUAL -1)
-      message(FATAL_ERROR "FAILED: README.md shows no C++ block with a main function")
-    endif()
-    math(EXPR start "${start} + 8")
-    string(SUBSTRING "${text}" ${start} -1 text)
-    string(FIND "${text}" "\n```" end)
-    string(SUBSTRING "${text}" 0 ${end} block)
-    if(block MATCHES "int main\\(")
-      set(example "${block}")
-    endif()
-  endwhile()
-  file(WRITE "${WORK_DIR}/project/main.cc" "${example}\n")
-  set(sources "")
-  set(project "${CMAKE_CURRENT_LIST_DIR}/../find_package/CMakeLists.txt")
-endif()
-
 if(WAY STREQUAL "cuda_component")
   file(WRITE "${WORK_DIR}/project/main.cc" "int main() {}\n")
   set(sources "")
 endif()
 
-if(WAY MATCHES "find_package|readme|cuda_component")
+if(WAY MATCHES "find_package|cuda_component")
   run(${CMAKE_COMMAND} --install "${BINARY_DIR}" --prefix "${WORK_DIR}/prefix")
   set(options -D CMAKE_PREFIX_PATH=${WORK_DIR}/prefix)
 endif()

@@ -12,7 +12,7 @@ inline namespace KLA_SIMD_VARIANT {
 
 // One value head after the other. The states that enter its chunks are taken from chunk_states or
 // walked once more (4KV flops per token) into memory. Then chunks in reverse, each in the three
-// phases of backend/cuda/chunk/gradient.h; its states stay in L2. Tasks are groups of key heads or,
+// phases of chunk_gradient.h; its states stay in L2. Tasks are groups of key heads or,
 // where those are few for the threads, parts of their sequences: such a task walks the states up to
 // its tokens and dS back to them by itself, because what one core packs reaches another slowly (one
 // head, two threads, Intel server: 1.25 x with blocks and panels as tasks, 1.6 x so). The value

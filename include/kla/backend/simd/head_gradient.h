@@ -12,8 +12,8 @@ namespace HWY_NAMESPACE {
 inline namespace KLA_SIMD_VARIANT {
 
 // Three walks over a chunk. Each packs its blocks, which stay in L2 with the states that enter
-// them, takes panels and blocks through functions of backend/cuda/chunk/walk.h or
-// backend/cuda/chunk/gradient.h, and meanwhile fetches what the next walk packs.
+// them, takes panels and blocks through functions of chunk_walk.h or
+// chunk_gradient.h, and meanwhile fetches what the next walk packs.
 template <class StepSize, class T, class State, Index kChunk>
 class HeadGradients {
  public:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // backend/simd: ChunkForward of bfloat16 inputs by tile registers (amx_registers.h).
-// The formulas are those of chunk_block.h and backend/cuda/chunk/walk.h, the rounding that of
+// The formulas are those of chunk_block.h and chunk_walk.h, the rounding that of
 // pair_block.h. A tile has as many rows as a block has tokens, and half as many columns as a panel.
 #ifndef KLA_BACKEND_SIMD_PAIR_AMX_H_
 #define KLA_BACKEND_SIMD_PAIR_AMX_H_

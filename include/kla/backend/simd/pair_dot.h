@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // backend/simd: ChunkForward of bfloat16 inputs by dot products of pairs (pair_tile.h).
-// The formulas are those of chunk_block.h and backend/cuda/chunk/walk.h, the rounding that of
+// The formulas are those of chunk_block.h and chunk_walk.h, the rounding that of
 // pair_block.h.
 #ifndef KLA_BACKEND_SIMD_PAIR_DOT_H_
 #define KLA_BACKEND_SIMD_PAIR_DOT_H_

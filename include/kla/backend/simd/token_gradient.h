@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // backend/simd: the third phase of the gradients of one block of C tokens
-// (backend/cuda/chunk/gradient.h), which works on all of its panels: dq, dk, dg and deta, token by
+// (chunk_gradient.h), which works on all of its panels: dq, dk, dg and deta, token by
 // token, in any order of the blocks.
 #ifndef KLA_BACKEND_SIMD_TOKEN_GRADIENT_H_
 #define KLA_BACKEND_SIMD_TOKEN_GRADIENT_H_

@@ -11,6 +11,7 @@
 #include "kla/core/scalar.h"
 #include "kla/layer/config.h"
 #include "kla/layer/parameters.h"
+#include "kla/math/convolution.h"
 #include "kla/op/decode_state.h"
 
 namespace kla::internal::device {

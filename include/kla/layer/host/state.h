@@ -8,6 +8,7 @@
 #include "kla/layer/config.h"
 #include "kla/layer/host/buffer.h"
 #include "kla/layer/host/workspace.h"
+#include "kla/math/convolution.h"
 #include "kla/op/decode_state.h"
 #include "kla/op/layer_step.h"
 
