@@ -120,9 +120,10 @@ class KlaParameters {
   const T* norm_weight() const { return storage_.data() + norm_; }
   const T* output_weight() const { return storage_.data() + output_; }
 
-  // Everything but the weights of linear maps, b_proj.bias to o_norm.weight, lies together.
-  Index small_begin() const { return step_bias_; }
-  Index small_size() const { return output_ - step_bias_; }
+  // Everything but the weights of linear maps lies together, from here on: b_proj.bias to
+  // o_norm.weight.
+  T* small_weights() { return step_bias(); }
+  const T* small_weights() const { return step_bias(); }
 
  private:
   struct Entry {

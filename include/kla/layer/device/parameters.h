@@ -69,7 +69,8 @@ class DeviceParameters {
   // together, conv_weight first, in this order.
   T* input_weight() const { return linear_.data(); }             // [projected_width, D]
   T* output_weight() const { return linear_.data() + output_; }  // [D, HV V]
-  float* conv_weight() const { return small_.data(); }           // [conv_channels, 4]
+  float* small_weights() const { return small_.data(); }
+  float* conv_weight() const { return small_.data(); }  // [conv_channels, 4]
   float* a_log() const { return small_.data() + a_log_; }
   float* dt_bias() const { return a_log() + sizes_.value_heads; }
   float* step_bias() const { return dt_bias() + sizes_.value_heads; }

@@ -61,17 +61,17 @@ class DeviceProjections {
   }
   // dW_in = d_projected^T x, or added to it; dx = d_projected W_in.
   template <class Memory>
-  void BackwardInput(T* d_projected, const ModelView<const T>& x, const ModelView<T>& dx,
+  void BackwardInput(const T* d_projected, const ModelView<const T>& x, const ModelView<T>& dx,
                      float* d_weight, bool accumulate, const Memory& memory) const {
     const Matrix<float> sums{d_weight, sizes_.projected_width(), sizes_.model_dim,
                              sizes_.model_dim};
     internal::ForEachPanel(x, [&](Index row, const Matrix<const T>& panel) {
-      products_.MultiplyTransposed(Matrix<const T>(Projected(d_projected, row, panel.rows)), panel,
-                                   sums, accumulate || row > 0, memory, executor_);
+      products_.MultiplyTransposed(Projected(d_projected, row, panel.rows), panel, sums,
+                                   accumulate || row > 0, memory, executor_);
     });
     internal::ForEachPanel(dx, [&](Index row, const Matrix<T>& panel) {
-      products_.MultiplyAsIs(Matrix<const T>(Projected(d_projected, row, panel.rows)),
-                             InputWeight(), panel, memory, executor_);
+      products_.MultiplyAsIs(Projected(d_projected, row, panel.rows), InputWeight(), panel, memory,
+                             executor_);
     });
   }
 
@@ -84,7 +84,8 @@ class DeviceProjections {
     return {parameters_.output_weight(), sizes_.model_dim, sizes_.value_width(),
             sizes_.value_width()};
   }
-  Matrix<T> Projected(T* data, Index row, Index rows) const {
+  template <class U>
+  Matrix<U> Projected(U* data, Index row, Index rows) const {
     const Index stride = ProjectedStride(sizes_);
     return {data + row * stride, rows, sizes_.projected_width(), stride};
   }

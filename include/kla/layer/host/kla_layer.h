@@ -37,14 +37,17 @@
 #include "kla/core/concepts.h"
 #include "kla/core/executor.h"
 #include "kla/core/view.h"
+#include "kla/layer/arrays.h"
+#include "kla/layer/call.h"
 #include "kla/layer/check.h"
 #include "kla/layer/config.h"
 #include "kla/layer/declaration.h"
-#include "kla/layer/host/backward_passes.h"
-#include "kla/layer/host/forward_passes.h"
+#include "kla/layer/host/passes.h"
 #include "kla/layer/host/state.h"
+#include "kla/layer/host/token_rows.h"
 #include "kla/layer/host/workspace.h"
 #include "kla/layer/parameters.h"
+#include "kla/layer/passes.h"
 #include "kla/math/step_size.h"
 
 namespace kla {
@@ -90,8 +93,9 @@ class KlaLayer {
   ModelView<const T> Forward(const ModelView<const T>& x, Workspace& workspace,
                              const Options& options = {}, const Exec& executor = {}) const {
     auto& buffers = workspace.buffers_;
-    const internal::LayerCheck<Backend, Shape> check("KlaLayer::Forward", sizes());
-    check.Input("x", x, buffers);
+    const Check check("KlaLayer::Forward", sizes());
+    check.Rows("x", x);
+    CheckOutside(check, "x", x, buffers);
     check.Offsets(options.cu_seqlens, x);
     const Index count = SequenceCount(options.cu_seqlens, x.template extent<Batch>());
     if (options.initial_state != nullptr) {
@@ -101,18 +105,18 @@ class KlaLayer {
       check.WrittenSlots("final_state", *options.final_state, options.slots, count);
     }
 
-    const Forwards passes(config_, parameters_, buffers);
-    passes.Begin(x, options.cu_seqlens, options.keep_for_backward);
-    passes.LoadStates(options.initial_state, options.slots);
-    passes.Project(x, executor);
-    passes.PrepareTokens(executor);
-    passes.RunChunks(options.final_state != nullptr, executor);
-    passes.StoreStates(options.final_state, options.slots);
-    passes.Normalize(executor);
-    const ModelView<T> y = passes.WorkspaceOutput();
-    passes.ProjectOutput(y, executor);
-    buffers.kept = options.keep_for_backward;
-    return y;
+    const internal::LayerViews views = ViewsOf({.batch = x.template extent<Batch>(),
+                                                .tokens = x.template extent<Time>(),
+                                                .cu_seqlens = options.cu_seqlens,
+                                                .loads_state = options.initial_state != nullptr,
+                                                .stores_state = options.final_state != nullptr,
+                                                .keeps = options.keep_for_backward});
+    buffers.kept.Reset();
+    const auto arrays = buffers.Forward(views, ChunksOf(views.call));
+    internal::RunForward(Passes<Exec>(views, parameters_, buffers.scratch, executor), views, arrays,
+                         x, options);
+    if (options.keep_for_backward) buffers.kept.Set(sizes(), x, views.call);
+    return views.Model(arrays.y);
   }
 
   // dy [B, T, D] -> dx [B, T, D], which lies in the workspace until its next Backward, and the
@@ -123,19 +127,20 @@ class KlaLayer {
                               Gradients& gradients, GradientMode mode = GradientMode::kOverwrite,
                               const Exec& executor = {}) const {
     auto& buffers = workspace.buffers_;
-    const internal::LayerCheck<Backend, Shape> check("KlaLayer::Backward", sizes());
-    check.Kept(buffers);
-    check.Input("dy", dy, buffers, buffers.x.extents());
+    const Check check("KlaLayer::Backward", sizes());
+    check.Kept(buffers.kept.sizes());
+    const ModelView<const T>& x = buffers.kept.x();
+    check.Rows("dy", dy, x.extents());
+    CheckOutside(check, "dy", dy, buffers);
     check.Gradients(gradients, parameters_);
 
-    const Backwards passes(config_, parameters_, buffers);
-    const bool accumulate = mode == GradientMode::kAccumulate;
-    passes.BackwardOutput(dy, gradients, accumulate, executor);
-    passes.BackwardNormalize(gradients, executor);
-    passes.BackwardChunks(executor);
-    passes.BackwardTokens(gradients, executor);
-    passes.SumSmallGradients(gradients, accumulate, executor);
-    return passes.BackwardProject(gradients, accumulate, executor);
+    const internal::LayerViews views = ViewsOf(buffers.kept.call());
+    const Index small_size = parameters_.norm_weight() - parameters_.small_weights();
+    const auto arrays = buffers.Backward(views, ChunksOf(views.call),
+                                         buffers.scratch.tokens.BlockCount(), small_size);
+    internal::RunBackward(Passes<Exec>(views, parameters_, buffers.scratch, executor), views,
+                          arrays, x, dy, gradients, mode == GradientMode::kAccumulate);
+    return views.Model(arrays.dx);
   }
 
   // One or more tokens for each of N sequences, which continue from the state and advance it:
@@ -146,32 +151,46 @@ class KlaLayer {
   void Step(const ModelView<const T>& x, State& state, const ModelView<T>& y,
             const IndexList& slots = {}, const Exec& executor = {}) const {
     auto& buffers = state.scratch_.buffers_;
-    const internal::LayerCheck<Backend, Shape> check("KlaLayer::Step", sizes());
-    check.Input("x", x, buffers);
+    const Check check("KlaLayer::Step", sizes());
+    check.Rows("x", x);
+    CheckOutside(check, "x", x, buffers);
     check.Output("y", y, x.extents());
     const Index count = x.template extent<Batch>();
     check.WrittenSlots("state", state, slots, count);
 
-    const Forwards passes(config_, parameters_, buffers);
-    const ModelView<const T> active = passes.GatherActive(x, slots);
-    passes.Begin(active, {}, /*keep=*/false);
-    passes.Project(active, executor);
-    passes.UseWindows(state);
-    passes.PrepareTokens(executor);
-    passes.RunRecurrence(state, executor);
-    passes.Normalize(executor);
-    if (active.template extent<Batch>() == count) {
-      passes.ProjectOutput(y, executor);
-    } else {
-      const ModelView<T> rows = passes.WorkspaceOutput();
-      passes.ProjectOutput(rows, executor);
-      passes.ScatterActive(rows, slots, y);
-    }
+    const ModelView<const T> rows =
+        internal::GatherActive(x, slots, buffers.gathered, buffers.slots);
+    const internal::LayerViews views =
+        ViewsOf({.batch = rows.template extent<Batch>(), .tokens = rows.template extent<Time>()});
+    const auto arrays = buffers.Forward(views, 0);
+    const Passes<Exec> passes(views, parameters_, buffers.scratch, executor);
+    passes.Begin();
+    const bool all = views.call.batch == count;
+    const ModelView<T> to = all ? y : views.Model(arrays.y);
+    internal::RunStep(passes, arrays, rows, state, to, buffers.slots);
+    if (!all) internal::ScatterActive(to, slots, y);
   }
 
  private:
-  using Forwards = internal::ForwardPasses<Backend, Shape, StepSize, T>;
-  using Backwards = internal::BackwardPasses<Backend, Shape, StepSize, T>;
+  using Check = internal::LayerCheck<Backend, Shape>;
+  template <class Exec>
+  using Passes = internal::HostPasses<Backend, Shape, StepSize, T, Exec>;
+
+  // Rows of `projected` begin on a cache line.
+  internal::LayerViews ViewsOf(const internal::LayerCall& call) const {
+    return {config_, sizes(), call, (sizes().projected_width() + 15) / 16 * 16};
+  }
+  static Index ChunksOf(const internal::LayerCall& call) {
+    return ChunkCount(call.cu_seqlens, call.batch, call.tokens, kChunkLength<Backend, Shape, T>);
+  }
+  // What is returned in a workspace is not to be passed to the call that writes it.
+  static void CheckOutside(const Check& check, const char* name, const ModelView<const T>& view,
+                           const internal::LayerBuffers<T>& buffers) {
+    for (const auto* buffer : {&buffers.y, &buffers.dx}) {
+      check.Outside(name, view, buffer->data(),
+                    buffer->size_bytes() / static_cast<Index>(sizeof(T)));
+    }
+  }
 
   KlaLayerConfig config_;
   Parameters parameters_;

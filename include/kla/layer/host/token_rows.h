@@ -8,6 +8,8 @@
 
 #include "kla/core/concepts.h"
 #include "kla/core/layout.h"
+#include "kla/core/view.h"
+#include "kla/layer/host/buffer.h"
 
 namespace kla::internal {
 
@@ -51,6 +53,40 @@ struct TokenRows {
   std::vector<Run> sequences;
   std::vector<Index> sequence_of;  // [rows]
 };
+
+// The rows of x [N, T, D] of the sequences whose slot is not -1, and their slots: x itself if these
+// are all, else copied together.
+template <class T>
+ModelView<const T> GatherActive(const ModelView<const T>& x, const IndexList& slots,
+                                Buffer<T>& gathered, std::vector<Index>& active_slots) {
+  const auto [count, tokens, width] = x.extents();
+  active_slots.clear();
+  for (Index n = 0; n < count; ++n) {
+    const Index slot = slots.is_null() ? n : slots[n];
+    if (slot != -1) active_slots.push_back(slot);
+  }
+  const auto active = static_cast<Index>(active_slots.size());
+  if (active == count) return x;
+  T* to = gathered.Resize(active * tokens * width);
+  for (Index n = 0; n < count; ++n) {
+    if (slots[n] == -1) continue;
+    for (Index t = 0; t < tokens; ++t) to = std::copy_n(x.Row(n, t), width, to);
+  }
+  return ModelView<const T>(gathered.data(), {active, tokens, width});
+}
+
+// The reverse, into y [N, T, D], of which the rows of skipped sequences stay as they are.
+template <class T>
+void ScatterActive(const ModelView<T>& rows, const IndexList& slots, const ModelView<T>& y) {
+  Index from = 0;
+  for (Index n = 0; n < slots.size(); ++n) {
+    if (slots[n] == -1) continue;
+    for (Index t = 0; t < rows.template extent<Time>(); ++t) {
+      std::copy_n(rows.Row(from, t), rows.template extent<Model>(), y.Row(n, t));
+    }
+    ++from;
+  }
+}
 
 }  // namespace kla::internal
 

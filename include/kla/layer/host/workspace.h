@@ -3,55 +3,77 @@
 #ifndef KLA_LAYER_HOST_WORKSPACE_H_
 #define KLA_LAYER_HOST_WORKSPACE_H_
 
-#include <optional>
 #include <vector>
 
+#include "kla/core/shape.h"
 #include "kla/core/view.h"
-#include "kla/layer/config.h"
+#include "kla/layer/arrays.h"
+#include "kla/layer/call.h"
 #include "kla/layer/host/buffer.h"
-#include "kla/layer/host/token_rows.h"
+#include "kla/layer/host/passes.h"
+#include "kla/math/convolution.h"
 
 namespace kla {
 
 namespace internal {
 
-// rows = B T. Matrices are row-major and contiguous, `projected` and its gradient excepted, whose
-// rows begin on a cache line.
+// The memory of LayerArrays, and what lives with it.
 template <class T>
 struct LayerBuffers {
-  std::optional<LayerSizes> sizes;  // of the layer that filled it
-  bool keeps = false;               // Forward was asked to keep what Backward needs
-  bool kept = false;                // and has done so: Backward may follow
-  ModelView<const T> x;             // the caller's
-  TokenRows tokens;
-  Index chunk_length = 0;      // of the backend's kernels
-  std::vector<Index> offsets;  // cu_seqlens, copied; empty where sequences are not packed
-  bool has_state = false;      // the sequences began with initial_state and windows
+  KeptForward<T> kept;
+  HostScratch<T> scratch;
 
-  Index projected_stride = 0;
-  Buffer<T> projected;              // [rows, projected_stride]: q, k, v, gate, a, b
-  Buffer<T> mixed;                  // [rows, conv_channels]: q, k, v behind the convolution
-  Buffer<T> g, eta;                 // [rows, HV]
-  Buffer<T> o;                      // [rows, HV V], of the recurrence
-  Buffer<T> inverse_rms;            // [rows, HV]
-  Buffer<T> normed;                 // [rows, HV V], behind the gated norm
-  Buffer<T> y;                      // [rows, D]
-  Buffer<T> chunk_states;           // [NT, HV, K, V]
-  Buffer<T> initial_state;          // [N, HV, K, V]
-  Buffer<T> final_state;            // [N, HV, K, V]
-  Buffer<T> windows;                // [N, 3, conv_channels]
-  Buffer<T> taps;                   // [4, conv_channels]
-  Buffer<T> decay_rate;             // [HV]
-  Buffer<T> gathered;               // [active rows, D], of Step where it skips sequences
-  std::vector<const T*> window_of;  // [N]
-  std::vector<Index> slots;         // of the active sequences of Step
+  // Of Forward and Step.
+  Buffer<T> projected, mixed, g, eta, o, inverse_rms, normed, y, chunk_states, initial_state,
+      final_state, windows;
+  // Of Backward.
+  Buffer<T> d_projected, d_mixed, dg, deta, d_normed, dx, small_parts, norm_parts;
+  // Of Step where it skips sequences: the rows of the others, [rows, D], and their slots.
+  Buffer<T> gathered;
+  std::vector<Index> slots;
 
-  Buffer<T> d_projected;  // [rows, projected_stride]
-  Buffer<T> d_mixed;      // [rows, conv_channels]
-  Buffer<T> dg, deta;     // [rows, HV]
-  Buffer<T> d_normed;     // [rows, HV V], becomes d_o
-  Buffer<T> dx;           // [rows, D]
-  Buffer<T> d_small;      // [blocks, small parameters]: parts of their gradients
+  // Makes room for a Forward or Step; `chunks` is the number of chunk states that it keeps. What it
+  // kept stays where it is as long as the call is the same.
+  LayerArrays<T> Forward(const LayerViews& views, Index chunks) {
+    const LayerSizes& s = views.sizes;
+    const LayerCall& call = views.call;
+    const Index rows = call.Rows(), states = call.Sequences() * s.state_size();
+    LayerArrays<T> a;
+    a.projected = projected.Resize(rows * views.projected_stride);
+    a.mixed = mixed.Resize(rows * s.conv_channels());
+    a.g = g.Resize(rows * s.value_heads);
+    a.eta = eta.Resize(rows * s.value_heads);
+    a.o = a.z = o.Resize(rows * s.value_width());
+    a.inverse_rms = inverse_rms.Resize(rows * s.value_heads);
+    if (call.loads_state) {
+      a.initial_state = initial_state.Resize(states);
+      a.windows = windows.Resize(call.Sequences() * (kConvWidth - 1) * s.conv_channels());
+    }
+    if (call.stores_state) a.final_state = final_state.Resize(states);
+    if (call.keeps) {
+      a.z = normed.Resize(rows * s.value_width());
+      a.chunk_states = chunk_states.Resize(chunks * s.state_size());
+      a.chunks = chunks;
+    }
+    a.y = y.Resize(rows * s.model_dim);
+    return a;
+  }
+
+  // And for the Backward of a Forward, of so many blocks of rows.
+  LayerArrays<T> Backward(const LayerViews& views, Index chunks, Index blocks, Index small_size) {
+    const LayerSizes& s = views.sizes;
+    const Index rows = views.call.Rows();
+    LayerArrays<T> a = Forward(views, chunks);
+    a.d_z = d_normed.Resize(rows * s.value_width());
+    a.d_mixed = d_mixed.Resize(rows * s.conv_channels());
+    a.dg = dg.Resize(rows * s.value_heads);
+    a.deta = deta.Resize(rows * s.value_heads);
+    a.d_projected = d_projected.Resize(rows * views.projected_stride);
+    a.dx = dx.Resize(rows * s.model_dim);
+    a.small_parts = small_parts.Resize(blocks * small_size);
+    a.norm_parts = norm_parts.Resize(blocks * s.value_dim);
+    return a;
+  }
 };
 
 }  // namespace internal
@@ -65,12 +87,30 @@ class LayerWorkspace {
   Index size_bytes() const {
     const auto& b = buffers_;
     Index sum = 0;
-    for (const internal::Buffer<T>* buffer :
-         {&b.projected,   &b.mixed,   &b.g,    &b.eta,          &b.o,
-          &b.inverse_rms, &b.normed,  &b.y,    &b.chunk_states, &b.initial_state,
-          &b.final_state, &b.windows, &b.taps, &b.decay_rate,   &b.gathered,
-          &b.d_projected, &b.d_mixed, &b.dg,   &b.deta,         &b.d_normed,
-          &b.dx,          &b.d_small}) {
+    for (const internal::Buffer<T>* buffer : {&b.projected,
+                                              &b.mixed,
+                                              &b.g,
+                                              &b.eta,
+                                              &b.o,
+                                              &b.inverse_rms,
+                                              &b.normed,
+                                              &b.y,
+                                              &b.chunk_states,
+                                              &b.initial_state,
+                                              &b.final_state,
+                                              &b.windows,
+                                              &b.d_projected,
+                                              &b.d_mixed,
+                                              &b.dg,
+                                              &b.deta,
+                                              &b.d_normed,
+                                              &b.dx,
+                                              &b.small_parts,
+                                              &b.norm_parts,
+                                              &b.gathered,
+                                              &b.scratch.taps,
+                                              &b.scratch.decay_rate,
+                                              &b.scratch.zero_window}) {
       sum += buffer->size_bytes();
     }
     return sum;

@@ -165,9 +165,11 @@ struct TokenGatesBackwardBody {
   TokenGatesBody<T> forward;
   RowParts parts;
   SmallGradients small;
+  const float* g;
+  const float* eta;  // [rows, HV], what the forward body wrote
   const float* dg;
-  const float* deta;  // [rows, HV]
-  T* da;              // [rows, HV], rows of da_stride; db lies HV elements behind
+  const float* deta;
+  T* da;  // [rows, HV], rows of da_stride; db lies HV elements behind
   Index da_stride;
   float* sums;  // [parts, small]
 
@@ -188,10 +190,10 @@ struct TokenGatesBackwardBody {
           const Index i = row * heads + head;
           const auto a = static_cast<float>(forward.a[row * forward.stride + head]);
           const float to_a = LogDecayBackward(dg[i], rate, a + bias);
-          const float to_b = SigmoidBackward(deta[i], forward.eta[i]);
+          const float to_b = SigmoidBackward(deta[i], eta[i]);
           da[row * da_stride + head] = static_cast<T>(to_a);
           da[row * da_stride + heads + head] = static_cast<T>(to_b);
-          d_a_log += dg[i] * forward.g[i];
+          d_a_log += dg[i] * g[i];
           d_dt_bias += to_a;
           d_step_bias += to_b;
         }
