@@ -46,7 +46,7 @@ struct bfloat16 {
     bits = static_cast<std::uint16_t>((is_nan ? (word | 0x400000u) : rounded) >> 16);
 #endif
   }
-  KLA_HOST_DEVICE operator float() const {
+  KLA_HOST_DEVICE operator float() const {  // NOLINT(google-explicit-constructor)
     return internal::BitCast<float>(static_cast<std::uint32_t>(bits) << 16);
   }
   std::uint16_t bits = 0;
@@ -77,7 +77,7 @@ struct float16 {
     bits = static_cast<std::uint16_t>(sign | half);
 #endif
   }
-  KLA_HOST_DEVICE operator float() const {
+  KLA_HOST_DEVICE operator float() const {  // NOLINT(google-explicit-constructor)
 #if defined(__CUDA_ARCH__)
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));

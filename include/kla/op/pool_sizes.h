@@ -97,7 +97,9 @@ class PoolSizes {
   // The name of a method in an error message, put together when it is needed.
   struct Method {
     const char* name;
-    operator std::string() const { return std::string("DecodeState::") + name; }
+    operator std::string() const {  // NOLINT(google-explicit-constructor)
+      return std::string("DecodeState::") + name;
+    }
   };
 
   template <class Operation>
