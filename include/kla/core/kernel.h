@@ -20,10 +20,11 @@ inline constexpr bool kAlwaysFalse = false;
 //
 // (S, not Shape: in a specialisation written outside namespace kla, clang takes the name Shape for
 // kla::Shape.) ChunkBackwardOp has the same Run; that of DecodeStepOp takes the pool as well:
-// Run(const kla::DecodeStepArgs<T>&, kla::DecodeState<MyBackend, S, State>&, const Exec&).
-// The operation has checked the arguments before Run is called: shapes agree, pointers are set,
-// outputs overlap nothing that is read, except that final_state may be initial_state and
-// d_initial_state may be d_final_state. Run must not throw on account of them.
+// Run(const kla::DecodeStepArgs<T>&, kla::DecodeState<MyBackend, S, State>&, const Exec&), and that
+// of LayerStepOp its kla::LayerState<MyBackend, S, T, State>. The operation has checked the
+// arguments before Run is called: shapes agree, pointers are set, outputs overlap nothing that is
+// read, except that final_state may be initial_state and d_initial_state may be d_final_state. Run
+// must not throw on account of them.
 template <class Op, class Backend, class Shape>
 struct Kernel {
   static_assert(internal::kAlwaysFalse<Kernel>,

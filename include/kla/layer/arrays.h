@@ -9,6 +9,7 @@
 #include "kla/core/view.h"
 #include "kla/layer/call.h"
 #include "kla/layer/config.h"
+#include "kla/layer/panels.h"
 #include "kla/op/chunk_backward.h"
 #include "kla/op/chunk_forward.h"
 #include "kla/op/decode_step.h"
@@ -89,6 +90,25 @@ struct LayerViews {
   template <class U>
   ChunkStateView<U> ChunkStates(U* data, Index chunks) const {
     return {data, {chunks, sizes.value_heads, sizes.key_dim, sizes.value_dim}};
+  }
+
+  // As the matrices that products take.
+  template <class U>
+  MatrixRef<U> ProjectedRows(U* projected, Index row, Index rows) const {
+    return {projected + row * projected_stride, rows, sizes.projected_width(), projected_stride};
+  }
+  template <class U>
+  MatrixRef<U> ValueRows(U* data, Index row, Index rows) const {
+    const Index width = sizes.value_width();
+    return {data + row * width, rows, width, width};
+  }
+  template <class U>
+  MatrixRef<U> InputWeight(U* weight) const {  // W_in
+    return {weight, sizes.projected_width(), sizes.model_dim, sizes.model_dim};
+  }
+  template <class U>
+  MatrixRef<U> OutputWeight(U* weight) const {  // W_o
+    return {weight, sizes.model_dim, sizes.value_width(), sizes.value_width()};
   }
 
   // mixed, g, eta, initial_state -> o, final_state, chunk_states

@@ -38,7 +38,7 @@ class DevicePasses {
         call_(views.call),
         scratch_(scratch),
         executor_(executor),
-        projections_(parameters, products, executor) {}
+        projections_(parameters, products, views, executor) {}
 
   // cu_seqlens to the device.
   void Begin() const {

@@ -4,9 +4,8 @@
 #ifndef KLA_LAYER_DEVICE_PROJECTIONS_H_
 #define KLA_LAYER_DEVICE_PROJECTIONS_H_
 
-#include "kla/backend/cuda/layer/state.h"
 #include "kla/core/view.h"
-#include "kla/layer/config.h"
+#include "kla/layer/arrays.h"
 #include "kla/layer/device/parameters.h"
 #include "kla/layer/panels.h"
 
@@ -21,19 +20,17 @@ class DeviceProjections {
   using Matrix = internal::MatrixRef<U>;
 
   DeviceProjections(const DeviceParameters<Platform, T>& parameters, const Products& products,
-                    const Executor& executor)
-      : parameters_(parameters),
-        sizes_(parameters.sizes()),
-        products_(products),
-        executor_(executor) {}
+                    const LayerViews& views, const Executor& executor)
+      : parameters_(parameters), views_(views), products_(products), executor_(executor) {}
 
   // projected = x W_in^T: [rows, D] [D, projected_width]. True if that was the kernel for one row.
   template <class Memory>
   bool Input(const ModelView<const T>& x, T* projected, const Memory& memory) const {
     bool one_row = false;
     internal::ForEachPanel(x, [&](Index row, const Matrix<const T>& panel) {
-      one_row = products_.Multiply(panel, InputWeight(), Projected(projected, row, panel.rows),
-                                   memory, executor_);
+      one_row =
+          products_.Multiply(panel, InputWeight(), views_.ProjectedRows(projected, row, panel.rows),
+                             memory, executor_);
     });
     return one_row;
   }
@@ -42,8 +39,8 @@ class DeviceProjections {
   void Output(const T* z, const ModelView<T>& y, const Memory& memory,
               bool overlaps = false) const {
     internal::ForEachPanel(y, [&](Index row, const Matrix<T>& panel) {
-      products_.Multiply(Values(z, row, panel.rows), OutputWeight(), panel, memory, executor_,
-                         overlaps);
+      products_.Multiply(views_.ValueRows(z, row, panel.rows), OutputWeight(), panel, memory,
+                         executor_, overlaps);
     });
   }
 
@@ -51,52 +48,39 @@ class DeviceProjections {
   template <class Memory>
   void BackwardOutput(const ModelView<const T>& dy, const T* z, T* dz, float* d_weight,
                       bool accumulate, const Memory& memory) const {
-    const Matrix<float> sums{d_weight, sizes_.model_dim, sizes_.value_width(),
-                             sizes_.value_width()};
+    const Matrix<float> sums = views_.OutputWeight(d_weight);
     internal::ForEachPanel(dy, [&](Index row, const Matrix<const T>& panel) {
-      products_.MultiplyTransposed(panel, Values(z, row, panel.rows), sums, accumulate || row > 0,
-                                   memory, executor_);
-      products_.MultiplyAsIs(panel, OutputWeight(), Values(dz, row, panel.rows), memory, executor_);
+      products_.MultiplyTransposed(panel, views_.ValueRows(z, row, panel.rows), sums,
+                                   accumulate || row > 0, memory, executor_);
+      products_.MultiplyAsIs(panel, OutputWeight(), views_.ValueRows(dz, row, panel.rows), memory,
+                             executor_);
     });
   }
   // dW_in = d_projected^T x, or added to it; dx = d_projected W_in.
   template <class Memory>
   void BackwardInput(const T* d_projected, const ModelView<const T>& x, const ModelView<T>& dx,
                      float* d_weight, bool accumulate, const Memory& memory) const {
-    const Matrix<float> sums{d_weight, sizes_.projected_width(), sizes_.model_dim,
-                             sizes_.model_dim};
+    const Matrix<float> sums = views_.InputWeight(d_weight);
     internal::ForEachPanel(x, [&](Index row, const Matrix<const T>& panel) {
-      products_.MultiplyTransposed(Projected(d_projected, row, panel.rows), panel, sums,
+      products_.MultiplyTransposed(views_.ProjectedRows(d_projected, row, panel.rows), panel, sums,
                                    accumulate || row > 0, memory, executor_);
     });
     internal::ForEachPanel(dx, [&](Index row, const Matrix<T>& panel) {
-      products_.MultiplyAsIs(Projected(d_projected, row, panel.rows), InputWeight(), panel, memory,
-                             executor_);
+      products_.MultiplyAsIs(views_.ProjectedRows(d_projected, row, panel.rows), InputWeight(),
+                             panel, memory, executor_);
     });
   }
 
  private:
   Matrix<const T> InputWeight() const {
-    return {parameters_.input_weight(), sizes_.projected_width(), sizes_.model_dim,
-            sizes_.model_dim};
+    return views_.InputWeight<const T>(parameters_.input_weight());
   }
   Matrix<const T> OutputWeight() const {
-    return {parameters_.output_weight(), sizes_.model_dim, sizes_.value_width(),
-            sizes_.value_width()};
-  }
-  template <class U>
-  Matrix<U> Projected(U* data, Index row, Index rows) const {
-    const Index stride = ProjectedStride(sizes_);
-    return {data + row * stride, rows, sizes_.projected_width(), stride};
-  }
-  template <class U>
-  Matrix<U> Values(U* data, Index row, Index rows) const {
-    const Index width = sizes_.value_width();
-    return {data + row * width, rows, width, width};
+    return views_.OutputWeight<const T>(parameters_.output_weight());
   }
 
   const DeviceParameters<Platform, T>& parameters_;
-  const LayerSizes& sizes_;
+  const LayerViews& views_;
   const Products& products_;
   const Executor& executor_;
 };

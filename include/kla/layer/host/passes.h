@@ -77,9 +77,9 @@ class HostPasses {
 
   bool Project(const ProjectPass<T>& pass) const {
     ForEachPanel(pass.x, [&](Index row, const MatrixRef<const T>& panel) {
-      Multiply<Operand::kAsIs, Operand::kTransposed>(panel, InputWeight(),
-                                                     Projected(pass.projected, row, panel.rows),
-                                                     Result::kOverwrite, executor_);
+      Multiply<Operand::kAsIs, Operand::kTransposed>(
+          panel, views_.InputWeight(parameters_.input_weight()),
+          views_.ProjectedRows(pass.projected, row, panel.rows), Result::kOverwrite, executor_);
     });
     return false;
   }
@@ -119,7 +119,8 @@ class HostPasses {
   void ProjectOutput(const ProjectOutputPass<T>& pass) const {
     ForEachPanel(pass.y, [&](Index row, const MatrixRef<T>& panel) {
       Multiply<Operand::kAsIs, Operand::kTransposed>(
-          ValueRows(pass.z, row, panel.rows), OutputWeight(), panel, Result::kOverwrite, executor_);
+          views_.ValueRows(pass.z, row, panel.rows),
+          views_.OutputWeight(parameters_.output_weight()), panel, Result::kOverwrite, executor_);
     });
   }
 
@@ -150,15 +151,14 @@ class HostPasses {
   // ---- Backward ---------------------------------------------------------------------------------
 
   void BackwardOutput(const BackwardOutputPass<T>& pass) const {
-    const MatrixRef<T> d_weight{pass.d_weight, sizes_.model_dim, sizes_.value_width(),
-                                sizes_.value_width()};
+    const MatrixRef<T> d_weight = views_.OutputWeight(pass.d_weight);
     ForEachPanel(pass.dy, [&](Index row, const MatrixRef<const T>& panel) {
       Multiply<Operand::kTransposed, Operand::kAsIs>(
-          panel, ValueRows(pass.z, row, panel.rows), d_weight,
+          panel, views_.ValueRows(pass.z, row, panel.rows), d_weight,
           pass.accumulate || row > 0 ? Result::kAccumulate : Result::kOverwrite, executor_);
-      Multiply<Operand::kAsIs, Operand::kAsIs>(panel, OutputWeight(),
-                                               ValueRows(pass.d_z, row, panel.rows),
-                                               Result::kOverwrite, executor_);
+      Multiply<Operand::kAsIs, Operand::kAsIs>(
+          panel, views_.OutputWeight(parameters_.output_weight()),
+          views_.ValueRows(pass.d_z, row, panel.rows), Result::kOverwrite, executor_);
     });
   }
 
@@ -209,16 +209,16 @@ class HostPasses {
   }
 
   void BackwardProject(const BackwardProjectPass<T>& pass) const {
-    const MatrixRef<T> d_weight{pass.d_weight, sizes_.projected_width(), sizes_.model_dim,
-                                sizes_.model_dim};
+    const MatrixRef<T> d_weight = views_.InputWeight(pass.d_weight);
     ForEachPanel(pass.x, [&](Index row, const MatrixRef<const T>& panel) {
       Multiply<Operand::kTransposed, Operand::kAsIs>(
-          Projected(pass.d_projected, row, panel.rows), panel, d_weight,
+          views_.ProjectedRows(pass.d_projected, row, panel.rows), panel, d_weight,
           pass.accumulate || row > 0 ? Result::kAccumulate : Result::kOverwrite, executor_);
     });
     ForEachPanel(pass.dx, [&](Index row, const MatrixRef<T>& panel) {
-      Multiply<Operand::kAsIs, Operand::kAsIs>(Projected(pass.d_projected, row, panel.rows),
-                                               InputWeight(), panel, Result::kOverwrite, executor_);
+      Multiply<Operand::kAsIs, Operand::kAsIs>(
+          views_.ProjectedRows(pass.d_projected, row, panel.rows),
+          views_.InputWeight(parameters_.input_weight()), panel, Result::kOverwrite, executor_);
     });
   }
 
@@ -270,24 +270,6 @@ class HostPasses {
   U* Row(U* projected, Index row) const {
     return projected + row * views_.projected_stride;
   }
-  template <class U>
-  MatrixRef<U> Projected(U* data, Index row, Index rows) const {
-    return {Row(data, row), rows, sizes_.projected_width(), views_.projected_stride};
-  }
-  template <class U>
-  MatrixRef<U> ValueRows(U* data, Index row, Index rows) const {
-    const Index width = sizes_.value_width();
-    return {data + row * width, rows, width, width};
-  }
-  MatrixRef<const T> InputWeight() const {
-    return {parameters_.input_weight(), sizes_.projected_width(), sizes_.model_dim,
-            sizes_.model_dim};
-  }
-  MatrixRef<const T> OutputWeight() const {
-    return {parameters_.output_weight(), sizes_.model_dim, sizes_.value_width(),
-            sizes_.value_width()};
-  }
-
   ShortConv<T> Conv(const T* projected) const {
     return ShortConv<T>(tokens_, sizes_.conv_channels(), projected, views_.projected_stride,
                         scratch_.taps.data(), scratch_.window_of);
