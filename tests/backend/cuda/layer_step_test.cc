@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// LayerStep of the backend Cuda: its kernel body on this processor.
+// LayerStep of the backend Cuda: its kernel bodies on this processor, that for few blocks and, as
+// on a card of one multiprocessor, that for many.
 #include "backend/cuda/decode_on_host.h"
 #include "backend/cuda/layer_step_suite.h"
 #include "kla/backend/cuda/layer/step.h"
 
 namespace kla::test {
 
+template <int kMultiprocessors>
 struct LayerStepOnHost {
   static constexpr std::string_view kName = "LayerStepOnHost";
 };
@@ -14,18 +16,20 @@ struct LayerStepOnHost {
 
 namespace kla {
 
-template <HeadShape Shape, class T, class State>
-class LayerState<test::LayerStepOnHost, Shape, T, State>
+template <int kMultiprocessors, HeadShape Shape, class T, class State>
+class LayerState<test::LayerStepOnHost<kMultiprocessors>, Shape, T, State>
     : public internal::device::PooledLayerState<test::HostPlatform, Shape, T, State> {
   using internal::device::PooledLayerState<test::HostPlatform, Shape, T, State>::PooledLayerState;
 };
 
-template <class StepSize, class T, class State, class Shape>
-struct Kernel<LayerStepOp<StepSize, T, State>, test::LayerStepOnHost, Shape> {
+template <class StepSize, class T, class State, class Shape, int kMultiprocessors>
+struct Kernel<LayerStepOp<StepSize, T, State>, test::LayerStepOnHost<kMultiprocessors>, Shape> {
   template <class Exec>
   static void Run(const LayerStepArgs<T>& args,
-                  LayerState<test::LayerStepOnHost, Shape, T, State>& state, const Exec& executor) {
-    internal::device::RunLayerStep<StepSize>(args, state, internal::device::HostLauncher(executor));
+                  LayerState<test::LayerStepOnHost<kMultiprocessors>, Shape, T, State>& state,
+                  const Exec& executor) {
+    internal::device::RunLayerStep<StepSize>(
+        args, state, internal::device::HostLauncher(executor, kMultiprocessors));
   }
 };
 
@@ -34,15 +38,17 @@ struct Kernel<LayerStepOp<StepSize, T, State>, test::LayerStepOnHost, Shape> {
 namespace kla::test {
 namespace {
 
+template <int kMultiprocessors>
 struct OnHost {
-  using Backend = LayerStepOnHost;
+  using Backend = LayerStepOnHost<kMultiprocessors>;
   template <class Shape, class StepSize, class T, class State>
   static void Step(const LayerStepArgs<T>& args, LayerState<Backend, Shape, T, State>& state) {
     LayerStep<Backend, Shape, StepSize>(args, state);
   }
 };
 
-INSTANTIATE_TYPED_TEST_SUITE_P(OnHost, LayerStepTest, OnHost);
+INSTANTIATE_TYPED_TEST_SUITE_P(OnHost, LayerStepTest, OnHost<132>);
+INSTANTIATE_TYPED_TEST_SUITE_P(OnHostManyBlocks, LayerStepTest, OnHost<1>);
 
 }  // namespace
 }  // namespace kla::test

@@ -44,10 +44,18 @@ void RunLayerStep(const LayerStepArgs<T>& args, PooledLayerState<Platform, Shape
   ForEachRun(args.slots, {}, 1, count, [&](const auto& sequences, Index run) {
     using Sequences = std::remove_cvref_t<decltype(sequences)>;
     constexpr bool kOverlaps = requires { Launcher::kOverlaps; };
-    using Body =
-        LayerStepBody<StepSize, Shape::kKeyDim, Shape::kValueDim, Sequences, T, State, kOverlaps>;
-    launcher.Launch("LayerStep", Body{inputs, state.recurrent().view(), sequences},
-                    run * state.sizes().value_heads);
+    // Where there are blocks for all multiprocessors, two at a time hide each other's waiting.
+    const auto launch = [&](auto threads) {
+      using Body = LayerStepBody<StepSize, Shape::kKeyDim, Shape::kValueDim, Sequences, T, State,
+                                 kOverlaps, decltype(threads)::value>;
+      launcher.Launch("LayerStep", Body{inputs, state.recurrent().view(), sequences},
+                      run * state.sizes().value_heads);
+    };
+    if (!kOverlaps && run * state.sizes().value_heads >= 2 * Index{launcher.Multiprocessors()}) {
+      launch(std::integral_constant<int, 256>{});
+    } else {
+      launch(std::integral_constant<int, 512>{});
+    }
   });
 }
 

@@ -59,12 +59,12 @@ struct LayerStepInputs {
 //    6.0 us   every load at once and first, all rows of the ring whatever its place
 // Batch 256: 176 us, 63 % of copy bandwidth: one block of 512 threads fills a multiprocessor.
 template <class StepSize, Index kKeyDim, Index kValueDim, class Sequences, class T, class State,
-          bool kOverlaps = false>
+          bool kOverlaps = false, int kBlockThreads = 512>
 struct LayerStepBody {
   using Tiling = ColumnTiling<kKeyDim, State>;
   static constexpr int kKey = static_cast<int>(kKeyDim), kValue = static_cast<int>(kValueDim);
-  static constexpr int kThreads = 512;
-  static constexpr int kBlocksPerSm = 1;
+  static constexpr int kThreads = kBlockThreads;
+  static constexpr int kBlocksPerSm = 512 / kThreads;  // bounds the registers to 128
   static constexpr int kGroups = kThreads / Tiling::kLanes;
   static constexpr int kNeeded = (kValue + kGroups - 1) / kGroups;
   static constexpr int kColumns = kNeeded < 4 ? kNeeded : 4;  // of each group at a time
