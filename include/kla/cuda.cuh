@@ -5,6 +5,10 @@
 #ifndef KLA_CUDA_CUH_
 #define KLA_CUDA_CUH_
 
+#if __cplusplus < 202002L
+#error "kla needs C++20: compile with -std=c++20"
+#else
+
 #include "kla/backend/cuda/chunk.cuh"
 #include "kla/backend/cuda/cuda.h"
 #include "kla/backend/cuda/decode_step.cuh"
@@ -23,5 +27,7 @@
 #if __has_include(<cublas_v2.h>)
 #include "kla/layer/device/cuda_layer.cuh"
 #endif
+
+#endif  // C++20
 
 #endif  // KLA_CUDA_CUH_

@@ -14,7 +14,17 @@ if ! output=$("$@" -DKLA_CORRECTED -fsyntax-only "$source" 2>&1); then
   printf '%s\n\nFAILED: the corrected version does not compile\n' "$output"
   exit 1
 fi
-if output=$("$@" -fsyntax-only "$source" 2>&1); then
+# "// MISTAKE: <flags>" is the mistake where it lies in the command line, not in the source;
+# -nostdinc takes the folders of other libraries (-idirafter) away with those of the system.
+read -ra mistake <<< "$(sed -n 's|^// MISTAKE: ||p' "$source")"
+command=("$@" ${mistake[@]+"${mistake[@]}"})
+if [[ " ${mistake[*]-} " == *" -nostdinc "* ]]; then
+  command=("$1" "${mistake[@]}")
+  for argument in "${@:2}"; do
+    case $argument in -I*|-std=*) command+=("$argument") ;; esac
+  done
+fi
+if output=$("${command[@]}" -fsyntax-only "$source" 2>&1); then
   echo "FAILED: the mistake compiles"
   exit 1
 fi

@@ -32,6 +32,51 @@ TEST(IndexListTest, TakesBothWidthsAndAnyContiguousRange) {
   EXPECT_FALSE(a.is_null());
 }
 
+template <class T>
+void ExpectListOf() {
+  const std::vector<T> values = {0, 7, static_cast<T>(-1)};
+  const IndexList list = values;
+  ASSERT_EQ(list.size(), 3);
+  EXPECT_EQ(list[0], 0);
+  EXPECT_EQ(list[1], 7);
+  EXPECT_EQ(list[2], -1);  // of an unsigned type, the greatest value
+}
+
+TEST(IndexListTest, TakesEveryIntegerTypeOf32And64Bits) {
+  ExpectListOf<int>();
+  ExpectListOf<unsigned>();
+  ExpectListOf<long>();
+  ExpectListOf<unsigned long>();
+  ExpectListOf<long long>();
+  ExpectListOf<unsigned long long>();
+  ExpectListOf<std::size_t>();
+}
+
+TEST(IndexListTest, ValuesInBracesAreKeptAndCopied) {
+  IndexList copy;
+  {
+    const IndexList list = {0, std::int64_t{1} << 40, -1};
+    copy = list;
+  }
+  ASSERT_EQ(copy.size(), 3);
+  EXPECT_FALSE(copy.is_null());
+  EXPECT_EQ(copy[0], 0);
+  EXPECT_EQ(copy[1], std::int64_t{1} << 40);
+  EXPECT_EQ(copy[2], -1);
+  const IndexList two = {0, 1}, none = {};
+  EXPECT_EQ(two.size(), 2);
+  EXPECT_EQ(two[1], 1);
+  EXPECT_TRUE(none.is_null());
+  try {
+    static_cast<void>(IndexList{0, 1, 2, 3, 4, 5, 6, 7, 8});
+    FAIL() << "nine values in braces";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(error.what(),
+                 "kla::IndexList: argument 'values': expected at most 8 in braces; a std::vector "
+                 "takes more, given 9");
+  }
+}
+
 TEST(IndexListTest, AnEmptyRangeIsGivenAndNotLeftOut) {
   const std::vector<std::int32_t> none;
   std::vector<std::int64_t> reserved;
@@ -173,6 +218,17 @@ TEST(StateRefTest, BothLayoutsNameTheSameElements) {
       }
     }
   }
+}
+
+TEST(StateRefTest, BracesMeanKeysBeforeValues) {
+  std::vector<float> data(200);
+  const StateRef<const float> dense = {data.data(), {1, 2, 3, 4}};
+  const StateRef<float> padded = {data.data(), {1, 2, 3, 4}, {100, 50, 7, 1}};
+  EXPECT_EQ(dense.ShapeText(), "[N, HV, K, V] = [1, 2, 3, 4]");
+  EXPECT_EQ(dense.Head(0, 1), data.data() + 12);
+  EXPECT_EQ(dense.key_stride, 4);
+  EXPECT_EQ(padded.Head(0, 1), data.data() + 50);
+  EXPECT_EQ(padded.key_stride, 7);
 }
 
 TEST(StateRefTest, BecomesConstAndKeepsItsStrides) {

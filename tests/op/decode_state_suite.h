@@ -140,7 +140,7 @@ TYPED_TEST_P(DecodeStateTest, SlotsAreHonouredAndOthersKeepTheirBits) {
   const auto before = P::Contents(pool);
   auto given = P::MakeStates(3, 34);
   const auto values = given.Values();
-  pool.Load(given.ref(), std::vector<std::int32_t>{2, -1, 0});
+  pool.Load(given.ref(), {2, -1, 0});
   const auto after = P::Contents(pool);
   EXPECT_EQ(P::Slot(after, 2), P::Slot(values, 0));
   EXPECT_EQ(P::Slot(after, 0), P::Slot(values, 2));
@@ -149,7 +149,7 @@ TYPED_TEST_P(DecodeStateTest, SlotsAreHonouredAndOthersKeepTheirBits) {
 
   auto stored = P::MakeStates(3, 35);
   const auto untouched = stored.Values();
-  pool.Store(stored.ref(), std::vector<std::int64_t>{3, -1, 2});
+  pool.Store(stored.ref(), {3, -1, 2});
   EXPECT_EQ(P::Slot(stored.Values(), 0), P::Slot(after, 3));
   EXPECT_EQ(P::Slot(stored.Values(), 1), P::Slot(untouched, 1));
   EXPECT_EQ(P::Slot(stored.Values(), 2), P::Slot(after, 2));
@@ -210,7 +210,7 @@ TYPED_TEST_P(DecodeStateTest, ForksAndCheckpointsContinueWithTheSameBits) {
                           .g = given.tensors.g.view(),
                           .eta = given.tensors.eta.view(),
                           .o = o.view(),
-                          .slots = std::vector<Index>{slot}},
+                          .slots = {slot}},
         of);
     return o.Values();
   };
@@ -257,20 +257,20 @@ TYPED_TEST_P(DecodeStateTest, BadArgumentsThrowAndChangeNothing) {
        "kla::DecodeState::Load: argument 'slots': expected at most 4 sequences, given 5"},
       {[&] { pool.Store(five.ref()); },
        "kla::DecodeState::Store: argument 'slots': expected at most 4 sequences, given 5"},
-      {[&] { pool.Load(two.ref(), std::vector<Index>{0}); },
+      {[&] { pool.Load(two.ref(), {0}); },
        "kla::DecodeState::Load: argument 'slots': expected one slot for each of N = 2 sequences, "
        "given 1"},
       {[&] {
-         pool.Load(two.ref(), std::vector<Index>{0, 4});
+         pool.Load(two.ref(), {0, 4});
        },
        "kla::DecodeState::Load: argument 'slots': expected -1 or a slot below 4, given 4"},
       {[&] {
-         pool.Load(two.ref(), std::vector<Index>{3, 3});
+         pool.Load(two.ref(), {3, 3});
        },
        "kla::DecodeState::Load: argument 'slots': expected every slot at most once, given slot 3 "
        "again at position 1"},
       {[&] {
-         pool.Store(two.ref(), std::vector<std::int32_t>{0, -2});
+         pool.Store(two.ref(), {0, -2});
        },
        "kla::DecodeState::Store: argument 'slots': expected -1 or a slot below 4, given -2"},
       {[&] { pool.Store(two.ref(), IndexList::OnDevice(device_list, 2)); },

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// core: the backend tags that need no library of their own. `Simd` is declared in
-// backend/simd/simd.h, since its type must differ between instruction sets, `Cuda` in
-// backend/cuda/cuda.h.
+// core: the backend tags that need no library of their own, and the name of Cuda, so that who uses
+// it without kla/cuda.cuh is told. `Simd` is declared in backend/simd/target.h, since its type must
+// differ between instruction sets.
 #ifndef KLA_CORE_BACKEND_H_
 #define KLA_CORE_BACKEND_H_
 
@@ -14,6 +14,8 @@ struct Reference {
   static constexpr std::string_view kName = "Reference";
   static constexpr std::string_view kInstructionSet = "scalar";
 };
+
+struct Cuda;  // defined in backend/cuda/cuda.h, its kernels in kla/cuda.cuh
 
 }  // namespace kla
 

@@ -29,6 +29,7 @@ template <class Op, class Backend, class Shape>
 struct Kernel {
   static_assert(internal::kAlwaysFalse<Kernel>,
                 "kla: no kernel for this (Op, Backend, Shape); include kla/backend/<name>/ "
+                "(for Cuda kla/cuda.cuh, in a source that nvcc compiles) "
                 "or specialise kla::Kernel (core/kernel.h)");
 };
 

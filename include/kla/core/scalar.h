@@ -3,6 +3,10 @@
 #ifndef KLA_CORE_SCALAR_H_
 #define KLA_CORE_SCALAR_H_
 
+#if __cplusplus < 202002L
+#error "kla needs C++20: compile with -std=c++20"
+#endif
+
 #include <cstdint>
 #include <type_traits>
 

@@ -51,6 +51,25 @@ struct LengthMatches {
   static constexpr bool kValue = true;
 };
 
+template <std::size_t kExpected, std::size_t kGiven>
+struct RankMatches {
+  static_assert(kExpected == kGiven,
+                "kla: a view takes one extent (and one stride) for each of its axes; the types "
+                "RankMatches<expected, given> name both counts. KeyView and ValueView have 4 axes, "
+                "[B, T, heads, dimension], GateView has 3, [B, T, HV], a state has 4, [N, HV, K, "
+                "V]; for one sequence write B = 1 first: {1, T, H, 64}");
+  static constexpr bool kValue = true;
+};
+
+// Braces of the right length to what a view keeps.
+template <std::size_t kRank, std::size_t kGiven>
+KLA_ALWAYS_INLINE std::array<Index, kRank> ToSizes(const Index (&given)[kGiven]) {
+  static_assert(RankMatches<kRank, kGiven>::kValue);
+  std::array<Index, kRank> sizes{};
+  for (std::size_t i = 0; i < kRank && i < kGiven; ++i) sizes[i] = given[i];
+  return sizes;
+}
+
 template <class Axis, class... Axes>
 constexpr std::size_t AxisPosition() {
   const std::array<bool, sizeof...(Axes)> same = {std::is_same_v<Axis, Axes>...};
@@ -98,6 +117,15 @@ class View {
     KLA_CHECK(strides[kRank - 1] == 1, "View", "strides", "innermost stride 1",
               std::to_string(strides[kRank - 1]));
   }
+
+  // The same from braces, {data, {1, 64, 2, 96}}: another count than that of the axes does not
+  // compile.
+  template <std::size_t kCount>
+  KLA_ALWAYS_INLINE View(T* data, const Index (&extents)[kCount])
+      : View(data, internal::ToSizes<kRank>(extents)) {}
+  template <std::size_t kCount, std::size_t kStrides>
+  KLA_ALWAYS_INLINE View(T* data, const Index (&extents)[kCount], const Index (&strides)[kStrides])
+      : View(data, internal::ToSizes<kRank>(extents), internal::ToSizes<kRank>(strides)) {}
 
   // From a view of the same axes: mutable to const, static length to dynamic and back (checked).
   template <class U, class... Others>

@@ -5,6 +5,7 @@
 #define KLA_LAYER_DECLARATION_H_
 
 #include "kla/core/concepts.h"
+#include "kla/core/kernel.h"
 #include "kla/core/layout.h"
 #include "kla/core/scalar.h"
 #include "kla/core/shape.h"
@@ -32,7 +33,11 @@ enum class GradientMode { kOverwrite, kAccumulate };
 // recurrent states.
 template <class Backend, HeadShape Shape, StepSizePolicy StepSize = Kla, class T = float,
           class StateElement = Accumulator<T>>
-class KlaLayer;
+class KlaLayer {
+  static_assert(internal::kAlwaysFalse<KlaLayer>,
+                "kla: for KlaLayer include kla/layer.h (needs Eigen) or, for Cuda, kla/cuda.cuh "
+                "(nvcc and cuBLAS)");
+};
 
 }  // namespace kla
 

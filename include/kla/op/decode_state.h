@@ -4,9 +4,11 @@
 #define KLA_OP_DECODE_STATE_H_
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "kla/core/aligned_allocator.h"
+#include "kla/core/backend.h"
 #include "kla/core/concepts.h"
 #include "kla/core/layout.h"
 #include "kla/core/shape.h"
@@ -51,8 +53,11 @@ struct StatePacking {
 // Errors throw std::invalid_argument and change nothing. A pool serves one call at a time, even
 // where calls name different slots; its executor spreads a call over threads.
 template <class Backend, HeadShape Shape, class State = float>
-class DecodeState : public internal::PoolSizes<Shape, Backend> {
+class DecodeState : private internal::PoolSizes<Shape, Backend> {
   using Sizes = internal::PoolSizes<Shape, Backend>;
+
+  static_assert(!std::is_same_v<Backend, Cuda>,
+                "kla: for DecodeState<Cuda> include kla/cuda.cuh, in a source that nvcc compiles");
 
  public:
   using Packing = StatePacking<Backend, Shape, State>;
@@ -67,6 +72,10 @@ class DecodeState : public internal::PoolSizes<Shape, Backend> {
     data_.resize(static_cast<std::size_t>(slots * value_heads * head_size_), State(0));
   }
 
+  Index slots() const { return Sizes::slots(); }
+  Index value_heads() const { return Sizes::value_heads(); }
+  Index key_dim() const { return Sizes::key_dim(); }
+  Index value_dim() const { return Sizes::value_dim(); }
   Index size_bytes() const { return static_cast<Index>(data_.size() * sizeof(State)); }
 
   // The packed state of one head, for kernels.
@@ -106,6 +115,9 @@ class DecodeState : public internal::PoolSizes<Shape, Backend> {
   void Load(const View<U, Extents...>& states, const IndexList& slots = {}) {
     Load(StateRef<const U>(states), slots);
   }
+  void Load(const StateRef<const State>& states, const IndexList& slots = {}) {
+    Load<const State>(states, slots);
+  }
 
   // The reverse: slots[n] into sequence n of [N, HV, K, V] or [N, HV, V, K]; several sequences may
   // name one slot. Sequences whose slot is -1 are left as they are.
@@ -120,6 +132,9 @@ class DecodeState : public internal::PoolSizes<Shape, Backend> {
   template <class U, class... Extents>
   void Store(const View<U, Extents...>& states, const IndexList& slots = {}) const {
     Store(StateRef<U>(states), slots);
+  }
+  void Store(const StateRef<State>& states, const IndexList& slots = {}) const {
+    Store<State>(states, slots);
   }
 
   // See PoolSizes; lists in device memory are no use here.

@@ -168,15 +168,14 @@ TYPED_TEST(LayerLawsTest, SkippedSequencesAndSlotsAreUntouched) {
   Array<ModelView<T>> y({3, 2, 20});
   layer.Step(x.view(), state, y);
   auto expected_state = state;
-  layer.Step(Tokens<const T>(x.view(), 0, 1), state, Tokens<T>(y.view(), 0, 1),
-             std::vector<std::int32_t>{2, -1, 0});
+  layer.Step(Tokens<const T>(x.view(), 0, 1), state, Tokens<T>(y.view(), 0, 1), {2, -1, 0});
   const auto expect_same_slot = [&](Index slot, bool same) {
     EXPECT_EQ(std::equal(state.window(slot), state.window(slot) + state.window_size(),
                          expected_state.window(slot)),
               same);
     Array<StateView<float>> before({1, 4, 16, 24}), after({1, 4, 16, 24});
-    expected_state.recurrent().Store(before.view(), std::vector<Index>{slot});
-    state.recurrent().Store(after.view(), std::vector<Index>{slot});
+    expected_state.recurrent().Store(before.view(), {slot});
+    state.recurrent().Store(after.view(), {slot});
     EXPECT_EQ(before.SameBits(after), same);
   };
   expect_same_slot(0, false);
@@ -187,7 +186,7 @@ TYPED_TEST(LayerLawsTest, SkippedSequencesAndSlotsAreUntouched) {
   auto in_place = RandomModel<T>(3, 2, 20);
   const auto view = Tokens<T>(in_place.view(), 0, 1);
   const auto skipped = RandomModel<T>(3, 2, 20);
-  layer.Step(view, expected_state, view, std::vector<std::int32_t>{2, -1, 0});
+  layer.Step(view, expected_state, view, {2, -1, 0});
   for (Index c = 0; c < 20; ++c) {
     EXPECT_EQ(view(0, 0, c), y.view()(0, 0, c));
     EXPECT_EQ(view(1, 0, c), skipped.view()(1, 0, c));

@@ -34,6 +34,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "kla/core/backend.h"
 #include "kla/core/concepts.h"
 #include "kla/core/executor.h"
 #include "kla/core/view.h"
@@ -56,7 +57,7 @@ namespace kla {
 // LayerState. All methods that are const may run at once, each with a workspace or state of its
 // own. They throw std::invalid_argument for a bad argument, before anything is written.
 template <class Backend, HeadShape Shape, StepSizePolicy StepSize, class T, class StateElement>
-class KlaLayer {
+requires(!std::is_same_v<Backend, Cuda>) class KlaLayer<Backend, Shape, StepSize, T, StateElement> {
   static_assert(std::is_same_v<T, Accumulator<T>>,
                 "kla: KlaLayer computes in float, double or a scalar of yours; for states in 16 "
                 "bits pass bfloat16 or float16 as StateElement");

@@ -137,6 +137,10 @@ class PooledState
             const Executor& executor = {}) {
     Load(StateRef<const U>(states), slots, executor);
   }
+  void Load(const StateRef<const State>& states, const IndexList& slots = {},
+            const Executor& executor = {}) {
+    Load<const State>(states, slots, executor);
+  }
 
   // The reverse: slots[n] into sequence n.
   template <class U>
@@ -162,6 +166,10 @@ class PooledState
   void Store(const View<U, Extents...>& states, const IndexList& slots = {},
              const Executor& executor = {}) const {
     Store(StateRef<U>(states), slots, executor);
+  }
+  void Store(const StateRef<State>& states, const IndexList& slots = {},
+             const Executor& executor = {}) const {
+    Store<State>(states, slots, executor);
   }
 
   // Writes the tokens that are pending into the matrices. The states stay the same.
