@@ -22,14 +22,14 @@ std::vector<float> Step(kla::DecodeState<kla::DefaultBackend, Head>& state,
   std::vector<float> answer(kValueDim);
   // RelaxedKaczmarz is kla::Kla without the normalised query, so the answer is S^T q itself.
   kla::DecodeStep<kla::DefaultBackend, Head, kla::RelaxedKaczmarz>(
-      {.q = {query.data(), {1, 1, 1, kKeyDim}},     // [B, T, H, K]
-       .k = {key.data(), {1, 1, 1, kKeyDim}},       // [B, T, H, K]
-       .v = {value.data(), {1, 1, 1, kValueDim}},   // [B, T, HV, V]
-       .g = {&no_decay, {1, 1, 1}},                 // [B, T, HV]
-       .eta = {&eta, {1, 1, 1}},                    // [B, T, HV]
-       .o = {answer.data(), {1, 1, 1, kValueDim}},  // [B, T, HV, V]
-       .scale = 1.0,
-       .epsilon = 0.0},
+      kla::DecodeStepArgs<float>{.q = {query.data(), {1, 1, 1, kKeyDim}},     // [B, T, H, K]
+                                 .k = {key.data(), {1, 1, 1, kKeyDim}},       // [B, T, H, K]
+                                 .v = {value.data(), {1, 1, 1, kValueDim}},   // [B, T, HV, V]
+                                 .g = {&no_decay, {1, 1, 1}},                 // [B, T, HV]
+                                 .eta = {&eta, {1, 1, 1}},                    // [B, T, HV]
+                                 .o = {answer.data(), {1, 1, 1, kValueDim}},  // [B, T, HV, V]
+                                 .scale = 1.0,
+                                 .epsilon = 0.0},
       state);
   return answer;
 }

@@ -34,25 +34,27 @@ int main() {
 
   // All at once. A view is a pointer and the sizes of its axes; strides may follow.
   std::vector<float> chunked(v.size());
-  kla::ChunkForward<Backend, Head>({.q = {q.data(), {1, kTokens, kHeads, kKeyDim}},
-                                    .k = {k.data(), {1, kTokens, kHeads, kKeyDim}},
-                                    .v = {v.data(), {1, kTokens, kHeads, kValueDim}},
-                                    .g = {g.data(), {1, kTokens, kHeads}},
-                                    .eta = {eta.data(), {1, kTokens, kHeads}},
-                                    .o = {chunked.data(), {1, kTokens, kHeads, kValueDim}}});
+  kla::ChunkForward<Backend, Head>(
+      kla::ChunkForwardArgs<float>{.q = {q.data(), {1, kTokens, kHeads, kKeyDim}},
+                                   .k = {k.data(), {1, kTokens, kHeads, kKeyDim}},
+                                   .v = {v.data(), {1, kTokens, kHeads, kValueDim}},
+                                   .g = {g.data(), {1, kTokens, kHeads}},
+                                   .eta = {eta.data(), {1, kTokens, kHeads}},
+                                   .o = {chunked.data(), {1, kTokens, kHeads, kValueDim}}});
 
   // One by one.
   std::vector<float> recurrent(v.size());
   kla::DecodeState<Backend, Head> state(/*slots=*/1, kHeads);
   for (kla::Index t = 0; t < kTokens; ++t) {
     const kla::Index key = t * kHeads * kKeyDim, value = t * kHeads * kValueDim, gate = t * kHeads;
-    kla::DecodeStep<Backend, Head>({.q = {q.data() + key, {1, 1, kHeads, kKeyDim}},
-                                    .k = {k.data() + key, {1, 1, kHeads, kKeyDim}},
-                                    .v = {v.data() + value, {1, 1, kHeads, kValueDim}},
-                                    .g = {g.data() + gate, {1, 1, kHeads}},
-                                    .eta = {eta.data() + gate, {1, 1, kHeads}},
-                                    .o = {recurrent.data() + value, {1, 1, kHeads, kValueDim}}},
-                                   state);
+    kla::DecodeStep<Backend, Head>(
+        kla::DecodeStepArgs<float>{.q = {q.data() + key, {1, 1, kHeads, kKeyDim}},
+                                   .k = {k.data() + key, {1, 1, kHeads, kKeyDim}},
+                                   .v = {v.data() + value, {1, 1, kHeads, kValueDim}},
+                                   .g = {g.data() + gate, {1, 1, kHeads}},
+                                   .eta = {eta.data() + gate, {1, 1, kHeads}},
+                                   .o = {recurrent.data() + value, {1, 1, kHeads, kValueDim}}},
+        state);
   }
 
   double difference = 0, size = 0;

@@ -36,13 +36,14 @@ struct Decoder {
   // One token of every sequence. Identical for every backend; for Cuda it queues one kernel.
   template <class Executor>
   void Step(const Executor& executor) {
-    kla::DecodeStep<Backend, Head>({.q = {q.data(), {kBatch, 1, kHeads, kK}},
-                                    .k = {k.data(), {kBatch, 1, kHeads, kK}},
-                                    .v = {v.data(), {kBatch, 1, kHeads, kV}},
-                                    .g = {g.data(), {kBatch, 1, kHeads}},
-                                    .eta = {eta.data(), {kBatch, 1, kHeads}},
-                                    .o = {o.data(), {kBatch, 1, kHeads, kV}}},
-                                   state, executor);
+    kla::DecodeStep<Backend, Head>(
+        kla::DecodeStepArgs<float>{.q = {q.data(), {kBatch, 1, kHeads, kK}},
+                                   .k = {k.data(), {kBatch, 1, kHeads, kK}},
+                                   .v = {v.data(), {kBatch, 1, kHeads, kV}},
+                                   .g = {g.data(), {kBatch, 1, kHeads}},
+                                   .eta = {eta.data(), {kBatch, 1, kHeads}},
+                                   .o = {o.data(), {kBatch, 1, kHeads, kV}}},
+        state, executor);
   }
 
   // Outputs of the last token, then all states, in host memory.

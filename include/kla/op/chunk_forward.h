@@ -25,8 +25,13 @@ namespace kla {
 // chunks of tokens, in which it is computed.
 //
 // T is float, double, bfloat16, float16 or, with Reference, a scalar of yours. Gates are in
-// Accumulator<T>, states in State. A bare {...} passed to ChunkForward means T = float; write
-// ChunkForwardArgs<bfloat16>{...} for another.
+// Accumulator<T>, states in State. Write ChunkForwardArgs<float>{.q = ...}: where the type is
+// named, the compiler names the field that is wrong.
+//
+// The values of g and eta are not read by the checks. g > 0 makes the state grow by exp(g), as the
+// equations say, until it overflows. A NaN in g or eta, or an overflow, is an error of the caller:
+// o is then undefined in the whole sequence and head, earlier tokens of its chunk included, and not
+// always NaN (Simd's ChunkForward takes g = NaN for a decay).
 template <class T, class State = Accumulator<T>>
 struct ChunkForwardArgs {
   KeyView<const T> q;                  // [B, T, H, K]

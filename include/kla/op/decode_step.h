@@ -21,8 +21,9 @@ namespace kla {
 
 // The recurrence of ChunkForward, with the states in a pool. The T tokens of a sequence (here T is
 // the axis, in <T> the element type) are applied one after the other in one walk over the state: 1
-// in generation, a few when verifying a draft. A bare {...} passed to DecodeStep means float
-// elements; write DecodeStepArgs<bfloat16>{...} for others.
+// in generation, a few when verifying a draft. Write DecodeStepArgs<float>{.q = ...}: where the
+// type is named, the compiler names the field that is wrong. g > 0 and NaN: as in ChunkForwardArgs;
+// a NaN stays in the state of its slot and head until Reset or Load.
 template <class T>
 struct DecodeStepArgs {
   KeyView<const T> q;                  // [B, T, H, K]

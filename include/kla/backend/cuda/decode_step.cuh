@@ -2,7 +2,8 @@
 // backend/cuda: DecodeStep and DecodeState on a device.
 //
 //   DecodeState<Cuda, Shape<128, 128>> state(slots, value_heads);
-//   DecodeStep<Cuda, Shape<128, 128>>({.q = q, ...}, state, CudaExecutor{.stream = stream});
+//   DecodeStep<Cuda, Shape<128, 128>>(DecodeStepArgs<float>{.q = q, ...}, state,
+//                                     CudaExecutor{.stream = stream});
 //
 // One launch for up to 256 sequences whose slots or offsets are listed in host memory, or for any
 // number without such lists or with lists in device memory (IndexList::OnDevice). No workspace.
