@@ -3,9 +3,10 @@
 # Sourced by examples/run.sh and tests/run.sh.
 
 # ensure_packages <yes|no> <Debian package>...: installs those that are missing, as root or through
-# sudo; with "no" only names them. Fails, saying what to do, where it cannot.
+# sudo; with "no" only names them. Fails, saying what to do, where it cannot. What apt prints is
+# shown only then.
 ensure_packages() {
-  local install=$1 package missing=() as_root=()
+  local install=$1 package log status missing=() as_root=()
   shift
   if ! command -v dpkg-query > /dev/null; then
     echo "not a Debian system; this needs what Debian calls: $*"
@@ -27,9 +28,15 @@ ensure_packages() {
     problem="Not root, and no sudo here."
   else
     local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
-    if "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; then
-      return 0
-    fi
+    echo "installing them with apt-get; a minute or two"
+    log=$(mktemp)
+    {
+      "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
+    } > "$log" 2>&1
+    status=$?
+    if [ $status -ne 0 ]; then cat "$log"; fi
+    rm -f "$log"
+    if [ $status -eq 0 ]; then return 0; fi
   fi
   printf '\n%s Ask an administrator to run\n  apt-get update && apt-get install -y %s\n' \
     "$problem" "--no-install-recommends ${missing[*]}"

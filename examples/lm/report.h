@@ -20,6 +20,7 @@
 #include "examples/lm/language_model.h"
 #include "examples/lm/settings.h"
 #include "examples/lm/text_corpus.h"
+#include "examples/lm/train.h"
 
 namespace lm {
 
@@ -63,6 +64,38 @@ inline void Print(const BitsTable& table, const std::string& model_name) {
   row("order-0 byte model (adaptive)", table.order0);
   row("xz -9, validation files alone", table.xz_alone);
   row("xz -9, after the training files", table.xz_after_training);
+}
+
+// What the table means, in sentences; `training` says how long the network was trained.
+inline std::string Verdict(const BitsTable& table, const std::string& training) {
+  const auto than = [&](double bits) { return table.model < bits ? "better" : "not better"; };
+  std::string text = fmt::format(
+      "verdict    {:.3f} bits per byte, the order-2 byte model {:.3f}: the network is {}\n{}",
+      table.model, table.order2, than(table.order2), training);
+  const std::optional<double> xz = table.xz_after_training;
+  if (!xz) return text + "           xz is not installed, so there is no comparison with it\n";
+  text += fmt::format("           xz -9, after the training files, {:.3f}: the network is {}", *xz,
+                      than(*xz));
+  if (table.model < *xz) return text + "\n";
+  return text +
+         "; xz copies long passages\n"
+         "           that stand in the training files word for word (licences, declarations),\n"
+         "           which a network of this size cannot hold\n";
+}
+
+// Why these were the steps: as many as the time allows, but no fewer than the schedule takes.
+inline std::string TrainingSentence(const TrainOutcome& outcome, double minutes) {
+  if (!outcome.steps_fit_minutes) return "";
+  if (outcome.steps_are_fewest) {
+    return fmt::format(
+        "           {} steps are the fewest that its schedule takes; {:g} minutes would have been\n"
+        "           enough for less on this machine: more steps, fewer bits, with --minutes\n",
+        outcome.steps, minutes);
+  }
+  return fmt::format(
+      "           {} steps are what {:g} minutes allow at the {:.0f} tokens/s of this machine; a\n"
+      "           slower one trains fewer and ends with more bits: give it more with --minutes\n",
+      outcome.steps, minutes, outcome.tokens_per_second);
 }
 
 struct DecodeRow {

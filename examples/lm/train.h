@@ -35,6 +35,8 @@ struct TrainOptions {
 struct TrainOutcome {
   bool interrupted = false;
   std::int64_t steps = 0;
+  bool steps_fit_minutes = false;  // their number came from the time, not from the settings
+  bool steps_are_fewest = false;   // the time would have allowed fewer than a schedule takes
   double seconds = 0.0;
   double tokens_per_second = 0.0;
   double train_nats = 0.0;  // running mean of the last steps
@@ -53,9 +55,11 @@ inline void RequestInterrupt(int) {
 // this way is the same, bit by bit, as one that was given the number.
 inline constexpr std::int64_t kTimedSteps = 50;
 
+inline std::int64_t FewestSteps(std::int64_t warmup) { return std::max(2 * warmup, kTimedSteps); }
+
 inline std::int64_t StepsThatFit(double minutes, double seconds_per_step, std::int64_t warmup) {
   const auto fitting = static_cast<std::int64_t>(minutes * 60.0 / seconds_per_step);
-  return std::max({fitting, 2 * warmup, kTimedSteps});
+  return std::max(fitting, FewestSteps(warmup));
 }
 
 template <class Model, class Executor>
@@ -94,8 +98,9 @@ TrainOutcome Train(Model& model, Settings& settings, const TextCorpus& corpus,
     if (finds_steps && done == kTimedSteps) {
       const double spent = std::chrono::duration<double>(Clock::now() - timing_start).count();
       const double left = options.minutes - progress.seconds() / 60.0;
-      settings.steps =
-          done + StepsThatFit(left, spent / (kTimedSteps - 2), settings.warmup) / 10 * 10;
+      const std::int64_t more = StepsThatFit(left, spent / (kTimedSteps - 2), settings.warmup);
+      settings.steps = done + more / 10 * 10;
+      outcome.steps_are_fewest = more == FewestSteps(settings.warmup);
       trainer.set_schedule(settings.trainer().schedule);
       progress.set_steps(settings.steps);
     }
@@ -111,6 +116,7 @@ TrainOutcome Train(Model& model, Settings& settings, const TextCorpus& corpus,
   std::signal(SIGINT, SIG_DFL);
   save();
   outcome.steps = trainer.step();
+  outcome.steps_fit_minutes = finds_steps;
   outcome.seconds = progress.seconds();
   outcome.tokens_per_second = progress.tokens_per_second(outcome.steps);
   outcome.train_nats = progress.mean_nats();

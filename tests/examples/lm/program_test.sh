@@ -34,6 +34,8 @@ tiny=(--text text --dim 64 --layers 1 --hidden 64 --time 32 --batch 4 --decode-s
 "$program" train "${tiny[@]}" --steps 30 --out first > first.log 2>&1
 check "trains" test $? -eq 0
 check "names the yardsticks" grep -q "order-2 byte model" first.log
+check "compares with xz" grep -q "xz -9, after the training files, .* the network is\|xz is not installed" first.log
+check "given steps need no reason" bash -c '! grep -q "minutes allow" first.log'
 check "no control characters where the output is a file" bash -c '! grep -q $'"'\\r'"' first.log'
 "$program" train "${tiny[@]}" --steps 30 --out second > /dev/null 2>&1
 check "a second run ends in the same bits" cmp first/model.safetensors second/model.safetensors
