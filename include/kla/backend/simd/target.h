@@ -31,6 +31,13 @@
 compile with -msve-vector-bits or use kla::Reference"
 #endif
 
+#if (HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128) && !defined(KLA_ALLOW_SCALAR)
+// A message rather than a warning: -Werror does not stop at it.
+#pragma message( \
+    "kla: the Simd kernels are compiled without vector instructions, several times slower; compile with \
+-march=native or -march=x86-64-v3, or define KLA_ALLOW_SCALAR to be told no more")
+#endif
+
 // The dot product of bfloat16 pairs, and tiles of them (AMX), are not part of any Highway target of
 // that version. Objects compiled with and without them must not share kernels either.
 #if defined(__AVX512BF16__) && HWY_TARGET <= HWY_AVX3
