@@ -19,7 +19,8 @@ endfunction()
 
 file(REMOVE_RECURSE "${WORK_DIR}")
 file(MAKE_DIRECTORY "${WORK_DIR}/project")
-set(sources "${CMAKE_CURRENT_LIST_DIR}/main.cc" "${CMAKE_CURRENT_LIST_DIR}/second.cc")
+set(sources "${CMAKE_CURRENT_LIST_DIR}/main.cc" "${CMAKE_CURRENT_LIST_DIR}/second.cc"
+            "${CMAKE_CURRENT_LIST_DIR}/layer.cc")
 set(project "${CMAKE_CURRENT_LIST_DIR}/../${WAY}/CMakeLists.txt")
 set(options -D KLA_SOURCE_DIR=${SOURCE_DIR})
 
@@ -35,6 +36,8 @@ endif()
 
 file(COPY ${project} ${sources} DESTINATION "${WORK_DIR}/project")
 run(${CMAKE_COMMAND} -S "${WORK_DIR}/project" -B "${WORK_DIR}/build" -G "${GENERATOR}"
-    -D CMAKE_CXX_COMPILER=${COMPILER} -D CMAKE_BUILD_TYPE=Release ${options})
+    -D CMAKE_CXX_COMPILER=${COMPILER} -D CMAKE_BUILD_TYPE=Release ${options}
+    # A user's own rules: no warning of ours, nor a false alarm of the compiler's, may reach him.
+    "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror -march=native" -D CMAKE_CXX_FLAGS_RELEASE=-O2)
 run(${CMAKE_COMMAND} --build "${WORK_DIR}/build")
 run("${WORK_DIR}/build/app")

@@ -8,6 +8,7 @@
 #include <vector>
 
 float SecondFile();
+bool LayerAgrees();
 
 int main() {
   using Head = kla::Shape<16, 32>;
@@ -34,6 +35,10 @@ int main() {
   }
   if (SecondFile() != o[0]) {
     std::printf("the second source file computes something else\n");
+    return 1;
+  }
+  if (!LayerAgrees()) {
+    std::printf("the layer computes something else token by token\n");
     return 1;
   }
   std::printf("as expected\n");
