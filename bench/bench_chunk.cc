@@ -28,7 +28,7 @@ struct TypeName<bfloat16> {
 };
 template <>
 struct TypeName<float16> {
-  static constexpr const char* kValue = "fp16";
+  static constexpr const char* kValue = "f16";
 };
 
 template <class Head, class T, class Exec>

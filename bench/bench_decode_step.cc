@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // bench: DecodeStep, one or a few tokens a call, beside its ceilings and baselines.
 //   DecodeStep/Simd/<storage>/K<K>/V<V>/heads:<N>[/tokens:<T>][/threads:<P>]
-// f32: everything in float; bf16state, fp16state: states stored so; bf16: inputs and outputs.
+// f32: everything in float; bf16state, f16state: states stored so; bf16: inputs and outputs.
 #include <memory>
 #include <string>
 
@@ -45,7 +45,7 @@ void RegisterStorages() {
   for (const Index heads : {16, 2048}) {
     RegisterDecode<Head, float, float>("DecodeStep/Simd", "f32", heads);
     RegisterDecode<Head, float, bfloat16>("DecodeStep/Simd", "bf16state", heads);
-    RegisterDecode<Head, float, float16>("DecodeStep/Simd", "fp16state", heads);
+    RegisterDecode<Head, float, float16>("DecodeStep/Simd", "f16state", heads);
   }
 }
 

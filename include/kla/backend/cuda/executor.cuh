@@ -19,8 +19,9 @@ namespace kla {
 // Left out, an operation runs on the default stream, without workspace.
 struct CudaExecutor {
   cudaStream_t stream = nullptr;
-  void* workspace = nullptr;  // device memory, aligned to 256 bytes, used until the stream has
-  std::size_t workspace_bytes = 0;  // passed the operation
+  // Device memory, aligned to 256 bytes, used until the stream has passed the operation.
+  void* workspace = nullptr;
+  std::size_t workspace_bytes = 0;
 
   // The concept Executor: what an operation does on the host runs on the calling thread.
   template <class F>

@@ -15,10 +15,8 @@ namespace kla::internal::device {
 // and for each value head that reads them, from K^ K^T and Q^ K^T computed once:
 //   A = StrictLower(b K~ K~^T * D)    T = (I + A)^-1    P = s Lower(Q~ K~^T * D)    [C, C]
 //
-// H200, bf16, 128/128, 16/64 heads, 1x32K: 1.2 GB, floor 0.29 ms; 0.74 -> 0.63 (bulk stores, terms
-// in pairs, the scalars of four value heads at once) -> 0.58 (no branch at the diagonal, divisions
-// of 32 bits) -> 0.55 ms (none in double by powers of two); 1.9 x the floor. Bound by the issue of
-// instructions (12 warps a multiprocessor), most of them for A, P and the inverse.
+// H200, bf16, 128/128, 16/64 heads, 1x32K: 1.2 GB, floor 0.29 ms; 0.55 ms, 1.9 x the floor. Bound
+// by the issue of instructions (12 warps a multiprocessor), most of them for A, P and the inverse.
 template <class C>
 struct PrepareChunks {
   static constexpr int kGroups = 1, kThreads = 128,

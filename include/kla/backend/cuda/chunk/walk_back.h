@@ -219,10 +219,9 @@ struct WalkChunksBack {
 // Both walks of the backward pass in one launch: neither reads what the other writes. Blocks
 // 0 ... back_walks - 1 go back, the rest forward.
 //
-// H200, bf16, 128/128, 16/32 heads, 1x32K: 3.0 GB, floor 0.70 ms; 1.61 -> 1.41 (transposed stores
-// of matrices, unrolled copies) -> 1.23 ms (what a task needs worked out once, products of dO ahead
-// of the state's); 1.8 x the floor. The way back is the longer one: four products wait for each
-// other.
+// H200, bf16, 128/128, 16/32 heads, 1x32K: 3.0 GB, floor 0.70 ms; 1.23 ms, 1.8 x the floor. What a
+// task needs is worked out once, and products of dO stand ahead of the state's. The way back is the
+// longer one: four products wait for each other.
 template <class C, bool kMap, class Room>
 struct WalkBothWays {
   static constexpr int kGroups = 1, kThreads = 128, kBlocksPerSm = MapBlocksPerSm<C>(kMap, 2);

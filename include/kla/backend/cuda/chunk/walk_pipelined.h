@@ -9,15 +9,15 @@
 namespace kla::internal::device {
 
 // A block for each segment, value head and 64 columns of V.
-//   group 0:  (b E)^T = b (V - gamma K S)^T     V'^T = (b E)^T T^T     S+^T = gamma_C S^T + V'^T (w
-//   K) group 1:  O^T = s gamma (Q S)^T + V'^T P^T, from S^T and V'^T as group 0 rounded them; and
-//   all
-//             copies from and to memory
+//   group 0:  (b E)^T = b (V - gamma K S)^T     V'^T = (b E)^T T^T
+//             S+^T = gamma_C S^T + V'^T (w K)
+//   group 1:  O^T = s gamma (Q S)^T + V'^T P^T
+//             from S^T and V'^T as group 0 rounded them; and all copies from and to memory
 // Group 0 holds the state and is what a walk waits for: it has no work but the recurrence.
 //
-// H200, bf16, 128/128, 16/64 heads, 1x32K: 1.9 GB and 0.28 TFLOP, floors 0.45 and 0.35 ms. 1.26 ms
-// by one group (2.5 us a chunk) -> 1.12 by two, group 1 the slower one with divisions of 64 bits in
-// every step -> 0.79 ms (1.5 us) without them; 1.8 x the floor.
+// H200, bf16, 128/128, 16/64 heads, 1x32K: 1.9 GB and 0.28 TFLOP, floors 0.45 and 0.35 ms;
+// 0.79 ms (1.5 us a chunk), 1.8 x the floor. One group alone takes 2.5 us a chunk, and divisions of
+// 64 bits in a step would make group 1 the one that is waited for.
 template <class C>
 struct WalkPipelined {
   static constexpr int kGroups = 2, kThreads = 256, kBlocksPerSm = 1;

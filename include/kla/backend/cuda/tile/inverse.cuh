@@ -15,7 +15,7 @@ struct InverseScratch {
   alignas(1024) bfloat16 diagonal[kTerms * kRows * kB];  // T_00, T_11, T_22, T_33 below each other
   alignas(16) float blocks[kRows][kB + 4];               // A_00, A_11, A_22, A_33, likewise
 };
-static_assert(sizeof(InverseScratch) == 25600, "kla: tile_inverse_host.h states the same size");
+static_assert(sizeof(InverseScratch) == 25600, "kla: tile/inverse_host.h states the same size");
 
 // Blocks of 16, a warp each, by forward substitution in float, a lane for each column; then warp j
 // makes block column j from the top down,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// backend/cuda/tile: the instructions behind tile_device.h, one function each. CUDA sources only.
+// backend/cuda/tile: the instructions behind tile/device.cuh, one function each. CUDA sources only.
 #ifndef KLA_BACKEND_CUDA_TILE_MMA_CUH_
 #define KLA_BACKEND_CUDA_TILE_MMA_CUH_
 

@@ -4,7 +4,8 @@
 // does.
 //
 //   Block<kGroups>           index(), Barrier(), ForEach(count, f), ForEachRow(f), Groups(f),
-//                            Sum, CumulativeSum, CopyAsync / CommitCopies / WaitCopies<pending>,
+//                            Reduce, CumulativeSums, ReverseCumulativeSum,
+//                            CopyAsync / CommitCopies / WaitCopies<pending>,
 //                            Group() (inside Groups: the same of one group's threads)
 //   RegisterTile<N>          [64, N] float, distributed over the threads of one group
 //   RegisterOperand          the same in 16-bit terms: the left factor of a product
