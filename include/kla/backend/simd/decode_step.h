@@ -54,7 +54,8 @@ inline DecodeScale NormalizeScale(double scale) {
 // Several tokens are applied to a tile of columns while it is in cache, then to the next tile: a
 // walk. Zou, Ren, Liu: Kaczmarz Linear Attention, arXiv:2605.08587; unit-key form in
 // math/unit_key.h.
-template <class StepSize, class T, class State, class Shape>
+// The step size enters by the scalars of a token alone: the walks are compiled once for all.
+template <class T, class State, class Shape>
 class DecodeHeads {
  public:
   using R = Accumulator<T>;
@@ -70,12 +71,13 @@ class DecodeHeads {
                 Shape::kValueDim == kDynamic ? problem.value_dim : Shape::kValueDim) {}
 
   // Heads [first, last) of all sequences, counted sequence by sequence.
+  template <class StepSize>
   void Run(Index first, Index last) {
     head_ = first;
     last_head_ = last;
     token_ = 0;
     while (GatherWalks()) {
-      PrepareWalks();
+      PrepareWalks<StepSize>();
       for (Index i = 0; i < walk_count_; ++i) RunWalk(walks_[i]);
     }
   }
@@ -151,6 +153,7 @@ class DecodeHeads {
 
   // The scalars, keys and queries of their tokens. From a token's norms to its factors is a chain
   // of some 200 cycles: each step is taken for all tokens, so that their chains overlap.
+  template <class StepSize>
   void PrepareWalks() {
     RowProducts products[kMaxTokens];
     ForEachToken([&](const Walk& walk, Index t) KLA_SIMD_INLINE {
@@ -163,7 +166,7 @@ class DecodeHeads {
       walks_[i].rescale = scale.rescale;
       for (Index t = 0; t < walks_[i].count; ++t) {
         DecodeToken<R>& token = walks_[i].tokens[t];
-        token = Scalars(walks_[i], t, products[&token - tokens_], scale);
+        token = Scalars<StepSize>(walks_[i], t, products[&token - tokens_], scale);
         scale = {token.scale, token.rescale};
       }
     }
@@ -188,6 +191,7 @@ class DecodeHeads {
   }
 
   // Of token t of a walk, with `scale` A and c before it.
+  template <class StepSize>
   DecodeToken<R> Scalars(const Walk& walk, Index t, const RowProducts& products,
                          const DecodeScale& scale) const {
     const Index token = walk.begin + t;
@@ -341,13 +345,14 @@ struct Kernel<DecodeStepOp<StepSize, T, State>, Simd, Shape> {
   template <class Executor>
   static void Run(const DecodeStepArgs<T>& args, DecodeState<Simd, Shape, State>& pool,
                   const Executor& executor) {
-    using Heads = HWY_NAMESPACE::DecodeHeads<StepSize, T, State, Shape>;
+    using Heads = HWY_NAMESPACE::DecodeHeads<T, State, Shape>;
     const Problem problem = MakeProblem(args);
     const Index heads = problem.sequences * problem.value_heads, threads = executor.Concurrency();
     const Index run = threads == 1 ? heads : std::max<Index>(1, heads / (4 * threads));
     if (heads == 0) return;
     executor.ParallelFor((heads + run - 1) / run, [&](Index task) {
-      Heads(args, problem, pool).Run(task * run, std::min(heads, (task + 1) * run));
+      Heads(args, problem, pool)
+          .template Run<StepSize>(task * run, std::min(heads, (task + 1) * run));
     });
   }
 };
