@@ -62,20 +62,47 @@ case $rule in
     done < <(files 'include/*.h' 'include/*.cuh')
     ;;
 
-  # Includes point down only: core -> math -> op -> backend -> layer; no backend sees another
-  # but reference; nothing that CUDA sees reaches Highway.
+  # Includes point down only: core -> math -> op -> backend -> layer -> interop, within `layer` from its
+  # machines to what they share, within backend/cuda from doors to rooms; no backend sees another but
+  # reference; nobody includes an interop header; nothing that CUDA sees reaches Highway.
   include_order)
-    declare -A rank=([core]=0 [math]=1 [op]=2 [backend]=3 [layer]=4)
+    declare -A rank=([core]=0 [math]=1 [op]=2 [backend]=3 [layer]=4 [interop]=5)
     while IFS= read -r file; do
-      room=$(cut -d/ -f3 <<< "$file")
+      IFS=/ read -r room place part rest <<< "${file#include/kla/}"
       [ -n "${rank[$room]:-}" ] || continue  # an umbrella header
       while IFS= read -r other; do
-        if [ -z "${rank[$other]:-}" ]; then
+        IFS=/ read -r its_room its_place its_part its_rest <<< "$other"
+        if [ -z "${rank[$its_room]:-}" ]; then
           complain "$file: includes an umbrella header, kla/$other"
-        elif [ "${rank[$other]}" -gt "${rank[$room]}" ]; then
-          complain "$file: includes kla/$other/, which is above kla/$room/"
+        elif [ "${rank[$its_room]}" -gt "${rank[$room]}" ]; then
+          complain "$file: includes kla/$its_room/, which is above kla/$room/"
+        elif [ "$its_room" = interop ] && [ "$other" != "${file#include/kla/}" ]; then
+          complain "$file: includes kla/$other, and nobody includes an interop header"
+        elif [ "$room/$its_room" = backend/backend ]; then
+          case $place in
+            *.*) ;;  # stands above the backends and picks one
+            *)
+              if [ "$its_place" != "$place" ] && [ "$its_place" != reference ]; then
+                complain "$file: includes kla/$other, another backend than reference"
+              fi ;;
+          esac
+          # A room of Cuda, of which only its doors know all. Two are open to rooms: the tags and the
+          # executor. `block` and `tile` stand above `runtime`, the kernels above these, and the
+          # layer's kernels beside `decode`, whose states they carry.
+          if [ "$place" = cuda ] && [ "$its_place" = cuda ] && [ -n "$rest$part" ] && [ "${part%.*}" = "$part" ]; then
+            case $part/$its_part in
+              "$part/$part" | */cuda.h | */executor.cuh | */runtime) ;;
+              chunk/tile | chunk/block | decode/block | layer/block | layer/decode) ;;
+              *) complain "$file: includes kla/$other, which is not below backend/cuda/$part/" ;;
+            esac
+          fi
+        elif [ "$room/$its_room" = layer/layer ]; then
+          case $place/$its_place in
+            host/host | device/device | */*.*) ;;
+            *) complain "$file: includes kla/$other, which is not below it" ;;
+          esac
         fi
-      done < <(sed -nE 's|^ *# *include *[<"]kla/([^/">]+).*|\1|p' "$file")
+      done < <(sed -nE 's|^ *# *include *[<"]kla/([^">]+)[">].*|\1|p' "$file")
       case $file in
         include/kla/backend/simd/*) ;;
         *) if grep -nE '^ *# *include *[<"]hwy/' "$file"; then
@@ -83,6 +110,78 @@ case $rule in
            fi ;;
       esac
     done < <(files 'include/*.h' 'include/*.cuh')
+    ;;
+
+  # What a user reads in a public header names nothing of kla::internal: outside the bodies of
+  # functions, private sections and `namespace internal` itself, which braces tell. Let through, each
+  # with its reason: bases whose public members are the interface, and aliases of plain types.
+  public_interface)
+    allowed='PoolSizes|PooledState|PooledLayerState|ScalarTypes'
+    while IFS= read -r file; do
+      found=$(awk -v allowed="$allowed" '
+        function Finish(end) {  # one statement or the head of a body
+          if (Public() && text ~ /internal::/ && text !~ /^[ \t]*(static_assert|using internal|(inline )?namespace)/) {
+            rest = text
+            sub(/\)[ \t]*(noexcept[ \t]*)?:[ \t][A-Za-z_].*/, ")", rest)  # what a constructor initialises
+            gsub("internal::(device::)?(" allowed "|DevicePlatform)[^A-Za-z]", "", rest)
+            if (rest ~ /internal::/) { gsub(/[ \t]+/, " ", text); print NR ": " text }
+          }
+          text = ""
+        }
+        function Public(   i) {
+          for (i = 1; i <= depth; ++i) if (kind[i] == "body" || hidden[i]) return 0
+          return 1
+        }
+        /^[ \t]*#/ { continues = /\\$/; next }
+        continues { continues = /\\$/; next }
+        {
+          line = $0
+          gsub(/\\"|\047[{};"]\047/, "", line)
+          gsub(/"[^"]*"/, "\"\"", line)
+          sub(/\/\/.*/, "", line)
+          if (line ~ /^ *(public|protected|private):/) {
+            hidden[depth] = line ~ /private/
+            text = ""
+            next
+          }
+          count = split(line, letters, "")
+          for (i = 1; i <= count; ++i) {
+            c = letters[i]
+            if (c == "{") {
+              ++depth
+              hidden[depth] = 0
+              if (text ~ /namespace/) { kind[depth] = "names"; hidden[depth] = text ~ /internal/ }
+              else if (text ~ /(^|[ \t>])(class|struct|union)[ \t]/ && text !~ /\)[ \t]*(const|noexcept)?[ \t]*$/) kind[depth] = "class"
+              else kind[depth] = "body"
+              was = kind[depth]; kind[depth] = "head"; shown = hidden[depth]; hidden[depth] = 0
+              Finish()
+              kind[depth] = was; hidden[depth] = shown
+            } else if (c == "}") {
+              if (kind[depth] != "class") text = ""
+              --depth
+            } else if (c == ";") {
+              Finish()
+            } else {
+              text = text c
+            }
+          }
+          text = text " "
+        }' "$file")
+      if [ -n "$found" ]; then
+        complain "$file: names internal in its interface"
+        echo "$found"
+      fi
+    done < <(files 'include/kla/*.h' 'include/kla/*.cuh' |
+      grep -E '^include/kla/([^/]+|(core|op)/.*|math/step_size\.h|backend/[^/]+|backend/cuda/[^/]+|backend/(simd|reference)/(simd|reference)\.h)$')
+    ;;
+
+  # version.h says what CMake says.
+  version)
+    of_header=$(awk '/define KLA_VERSION_(MAJOR|MINOR|PATCH) / { printf "%s%s", dot, $3; dot = "." }' \
+      include/kla/version.h)
+    of_cmake=$(sed -nE 's/^project\(kla VERSION ([0-9.]+).*/\1/p' CMakeLists.txt)
+    [ -n "$of_cmake" ] && [ "$of_header" = "$of_cmake" ] ||
+      complain "version.h says '$of_header', CMakeLists.txt '$of_cmake'"
     ;;
 
   # clang-format 14, the version of Debian 12; others lay out some constructs differently.

@@ -26,12 +26,14 @@ struct Problem {
   double epsilon;
   HeadGrouping grouping;
 
-  internal::HeadGroups<Index> Groups() const {
-    return internal::HeadGroups<Index>::Of(key_heads, value_heads, grouping);
-  }
   Index KeyHeadOf(Index value_head) const { return Groups().KeyHeadOf(value_head); }
   Index ValueHeadOf(Index key_head, Index i) const { return Groups().ValueHeadOf(key_head, i); }
   Index GroupSize() const { return Groups().group_size; }
+
+ private:
+  internal::HeadGroups<Index> Groups() const {
+    return internal::HeadGroups<Index>::Of(key_heads, value_heads, grouping);
+  }
 };
 
 // Args has q, v, cu_seqlens, scale, epsilon and grouping, checked.
