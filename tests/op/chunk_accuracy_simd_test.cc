@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "kla/kla.h"
 #include "support/configs.h"
+#include "support/exact.h"
 #include "support/oracle.h"
 #include "support/run.h"
 #include "support/tolerance.h"
@@ -28,8 +29,6 @@ constexpr Bounds kBounds<float16> = {6e-4, 6e-4};
 template <class C>
 class ChunkAccuracyTest : public ::testing::Test {
  protected:
-  using Exact = Config<Reference, double, C::kKeyDim, C::kValueDim>;
-
   static void Report(const char* what, const std::vector<double>& actual,
                      const std::vector<double>& expected, double bound) {
     const Deviation deviation = Compare(actual, expected);
@@ -47,7 +46,7 @@ class ChunkAccuracyTest : public ::testing::Test {
     std::printf("%-22s %-13s", ConfigName::GetName<C>(0).c_str(), c.name.c_str());
     Report("o", forward.o.Values(), oracle.o.Values(), kBound.forward);
     Report("S", forward.final_state.Values(), oracle.final_state.Values(), kBound.forward);
-    const auto expected = RunBackward<Exact>(given.exact_case, given.exact);
+    const auto expected = ExactGradients<Kla>(given.exact_case, given.exact);
     const auto actual = RunBackward<C>(c, given.tensors);
     Report("dq", actual.dq.Values(), expected.dq.Values(), kBound.gradient);
     Report("dk", actual.dk.Values(), expected.dk.Values(), kBound.gradient);

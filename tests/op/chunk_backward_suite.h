@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // ChunkBackward on every backend, type and shape, against the Reference backend in double, which is
 // itself tested against finite differences here and against automatic differentiation in
-// tests/backend/reference_autodiff_test.cc.
+// tests/backend/reference/autodiff_test.cc.
 #ifndef KLA_TESTS_OP_CHUNK_BACKWARD_SUITE_H_
 #define KLA_TESTS_OP_CHUNK_BACKWARD_SUITE_H_
 
 #include <cmath>
 
 #include "gtest/gtest.h"
+#include "support/exact.h"
 #include "support/oracle.h"
 #include "support/run.h"
 #include "support/tolerance.h"
@@ -17,13 +18,11 @@ namespace kla::test {
 template <class C>
 class ChunkBackwardTest : public ::testing::Test {
  protected:
-  using Exact = Config<Reference, double, C::kKeyDim, C::kValueDim>;
-
   template <class StepSize = Kla>
   static void ExpectMatchesReference(const Case& c, std::uint64_t seed) {
     SCOPED_TRACE(c.name);
     const Given<C> given(c, seed);
-    const auto expected = RunBackward<Exact, StepSize>(given.exact_case, given.exact);
+    const auto expected = ExactGradients<StepSize>(given.exact_case, given.exact);
     const auto actual = RunBackward<C, StepSize>(c, given.tensors);
     // A gradient sums products of two accumulations, the states and their gradients: twice the
     // growth of the forward pass, relative to the norm of the largest rows (4 times the RMS).

@@ -26,13 +26,12 @@ inline double Norm(const double* x, Index count) {
   return std::sqrt(sum);
 }
 
-// q, k, v, g, eta and the initial state of `given`, converted to double; epsilon as in the
-// operations.
-template <class StepSize, class T, class State>
-OracleResult RunOracle(const Case& c, const Tensors<T, State>& given, double epsilon = 1e-6) {
-  const auto q = ToDouble<KeyView>(given.q), k = ToDouble<KeyView>(given.k);
-  const auto v = ToDouble<ValueView>(given.v);
-  const auto g = ToDouble<GateView>(given.g), eta = ToDouble<GateView>(given.eta);
+// Epsilon as in the operations.
+template <class StepSize>
+OracleResult RunOracle(const Case& c, const Tensors<double>& given, double epsilon = 1e-6) {
+  const auto &q = given.q, &k = given.k;
+  const auto& v = given.v;
+  const auto &g = given.g, &eta = given.eta;
   OracleResult result;
   result.o = Array<ValueView<double>>(v.extents());
   result.final_state = ToDouble<StateView>(given.initial_state);
@@ -78,6 +77,29 @@ OracleResult RunOracle(const Case& c, const Tensors<T, State>& given, double eps
     }
   }
   return result;
+}
+
+// Compiled once, in exact.cc.
+extern template OracleResult RunOracle<Kla>(const Case&, const Tensors<double>&, double);
+extern template OracleResult RunOracle<RelaxedKaczmarz>(const Case&, const Tensors<double>&,
+                                                        double);
+extern template OracleResult RunOracle<Kaczmarz>(const Case&, const Tensors<double>&, double);
+extern template OracleResult RunOracle<Gdn>(const Case&, const Tensors<double>&, double);
+extern template OracleResult RunOracle<Longhorn>(const Case&, const Tensors<double>&, double);
+extern template OracleResult RunOracle<PlainDelta>(const Case&, const Tensors<double>&, double);
+
+// q, k, v, g, eta and the initial state of `given`, converted to double.
+template <class StepSize, class T, class State>
+requires(!std::is_same_v<T, double> || !std::is_same_v<State, double>) OracleResult
+    RunOracle(const Case& c, const Tensors<T, State>& given, double epsilon = 1e-6) {
+  Tensors<double> exact;
+  exact.q = ToDouble<KeyView>(given.q);
+  exact.k = ToDouble<KeyView>(given.k);
+  exact.v = ToDouble<ValueView>(given.v);
+  exact.g = ToDouble<GateView>(given.g);
+  exact.eta = ToDouble<GateView>(given.eta);
+  exact.initial_state = ToDouble<StateView>(given.initial_state);
+  return RunOracle<StepSize>(c, exact, epsilon);
 }
 
 }  // namespace kla::test

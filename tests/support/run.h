@@ -95,53 +95,60 @@ ForwardOutputs<C> RunForward(const Case& c, const Tensors<typename C::T, typenam
   return out;
 }
 
-template <class C>
-struct BackwardOutputs {
-  using T = typename C::T;
+// What ChunkBackward writes.
+template <class T, class State>
+struct Gradients {
   using G = Accumulator<T>;
-  BackwardOutputs(const Case& c)  // NOLINT(google-explicit-constructor)
-      : dq({c.batch, c.tokens, c.key_heads, C::kKeyDim}, c.placement),
-        dk({c.batch, c.tokens, c.key_heads, C::kKeyDim}, c.placement),
-        dv({c.batch, c.tokens, c.value_heads, C::kValueDim}, c.placement),
+  Gradients(const Case& c, Index key_dim, Index value_dim)
+      : dq({c.batch, c.tokens, c.key_heads, key_dim}, c.placement),
+        dk({c.batch, c.tokens, c.key_heads, key_dim}, c.placement),
+        dv({c.batch, c.tokens, c.value_heads, value_dim}, c.placement),
         dg({c.batch, c.tokens, c.value_heads}, c.placement),
         deta({c.batch, c.tokens, c.value_heads}, c.placement),
-        d_initial_state(c, C::kKeyDim, C::kValueDim) {}
+        d_initial_state(c, key_dim, value_dim) {}
   Array<KeyView<T>> dq, dk;
   Array<ValueView<T>> dv;
   Array<GateView<G>> dg, deta;
-  StateArray<typename C::State> d_initial_state;
+  StateArray<State> d_initial_state;
 };
 
-template <class C, class StepSize = Kla, class Exec = Serial>
-BackwardOutputs<C> RunBackward(const Case& c,
-                               const Tensors<typename C::T, typename C::State>& given,
-                               const Exec& executor = {},
-                               ChunkStateView<const Accumulator<typename C::T>> chunk_states = {}) {
-  BackwardOutputs<C> out(c);
-  StateArray<typename C::State> initial(c, given.initial_state), d_final(c, given.d_final_state);
-  ChunkBackwardArgs<typename C::T, typename C::State> args{.q = given.q.view(),
-                                                           .k = given.k.view(),
-                                                           .v = given.v.view(),
-                                                           .g = given.g.view(),
-                                                           .eta = given.eta.view(),
-                                                           .d_o = given.d_o.view(),
-                                                           .dq = out.dq.view(),
-                                                           .dk = out.dk.view(),
-                                                           .dv = out.dv.view(),
-                                                           .dg = out.dg.view(),
-                                                           .deta = out.deta.view(),
-                                                           .chunk_states = chunk_states,
-                                                           .cu_seqlens = c.offsets(),
-                                                           .scale = c.scale,
-                                                           .grouping = c.grouping};
+template <class Backend, class Shape, class StepSize, class T, class State, class Exec = Serial>
+Gradients<T, State> RunGradients(const Case& c, const Tensors<T, State>& given,
+                                 const Exec& executor = {},
+                                 ChunkStateView<const Accumulator<T>> chunk_states = {}) {
+  Gradients<T, State> out(c, given.q.extents()[3], given.v.extents()[3]);
+  StateArray<State> initial(c, given.initial_state), d_final(c, given.d_final_state);
+  ChunkBackwardArgs<T, State> args{.q = given.q.view(),
+                                   .k = given.k.view(),
+                                   .v = given.v.view(),
+                                   .g = given.g.view(),
+                                   .eta = given.eta.view(),
+                                   .d_o = given.d_o.view(),
+                                   .dq = out.dq.view(),
+                                   .dk = out.dk.view(),
+                                   .dv = out.dv.view(),
+                                   .dg = out.dg.view(),
+                                   .deta = out.deta.view(),
+                                   .chunk_states = chunk_states,
+                                   .cu_seqlens = c.offsets(),
+                                   .scale = c.scale,
+                                   .grouping = c.grouping};
   if (c.initial_state) {
     args.initial_state = initial.ref();
     if (c.state_in_place) out.d_initial_state = d_final;
     args.d_final_state = (c.state_in_place ? out.d_initial_state : d_final).ref();
     args.d_initial_state = out.d_initial_state.ref();
   }
-  ChunkBackward<typename C::Backend, typename C::Shape, StepSize>(args, executor);
+  ChunkBackward<Backend, Shape, StepSize>(args, executor);
   return out;
+}
+
+template <class C, class StepSize = Kla, class Exec = Serial>
+auto RunBackward(const Case& c, const Tensors<typename C::T, typename C::State>& given,
+                 const Exec& executor = {},
+                 ChunkStateView<const Accumulator<typename C::T>> chunk_states = {}) {
+  return RunGradients<typename C::Backend, typename C::Shape, StepSize>(c, given, executor,
+                                                                        chunk_states);
 }
 
 // A case, its tensors in the types of a Config, and the same numbers in double.

@@ -1,9 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "backend/cuda/chunk_device.cuh"
-
-namespace kla::test {
-
-using Configs = ::testing::Types<Config<ChunksFromHost<CudaAccurate>, float, 256, 16>>;
-KLA_INSTANTIATE_CHUNK_SUITES(Configs);
-
-}  // namespace kla::test
