@@ -56,6 +56,7 @@ struct QkvSizes {
   Index value_dim;
 };
 
+// What SplitQkv returns.
 template <class T>
 struct Qkv {
   KeyView<T> q;    // [B, T, H, K]

@@ -23,6 +23,7 @@
 
 namespace kla {
 
+// beta = eta / (n + eps); q and k as they are.
 struct RelaxedKaczmarz {
   static constexpr std::string_view kName = "RelaxedKaczmarz";
   static constexpr bool kNormalizeQuery = false;
@@ -38,11 +39,13 @@ struct RelaxedKaczmarz {
   }
 };
 
+// beta = eta / (n + eps); q L2-normalised. The default.
 struct Kla : RelaxedKaczmarz {
   static constexpr std::string_view kName = "Kla";
   static constexpr bool kNormalizeQuery = true;
 };
 
+// beta = 1 / (n + eps); q and k as they are.
 struct Kaczmarz {
   static constexpr std::string_view kName = "Kaczmarz";
   static constexpr bool kNormalizeQuery = false;
@@ -58,6 +61,7 @@ struct Kaczmarz {
   }
 };
 
+// beta = eta; q and k as they are.
 struct PlainDelta {
   static constexpr std::string_view kName = "PlainDelta";
   static constexpr bool kNormalizeQuery = false;
@@ -72,12 +76,14 @@ struct PlainDelta {
   }
 };
 
+// Gated DeltaNet: beta = eta; q and k L2-normalised.
 struct Gdn : PlainDelta {
   static constexpr std::string_view kName = "Gdn";
   static constexpr bool kNormalizeQuery = true;
   static constexpr bool kNormalizeKey = true;
 };
 
+// beta = eta / (1 + eta n); q and k as they are.
 struct Longhorn {
   static constexpr std::string_view kName = "Longhorn";
   static constexpr bool kNormalizeQuery = false;

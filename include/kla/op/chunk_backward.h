@@ -48,6 +48,7 @@ struct ChunkBackwardArgs {
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
 
+// What Kernel is specialised for.
 template <class StepSize, class T, class State>
 struct ChunkBackwardOp {
   using Args = ChunkBackwardArgs<T, State>;

@@ -54,6 +54,7 @@ struct ChunkForwardArgs {
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
 
+// What Kernel is specialised for.
 template <class StepSize, class T, class State>
 struct ChunkForwardOp {
   using Args = ChunkForwardArgs<T, State>;

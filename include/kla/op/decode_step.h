@@ -43,6 +43,7 @@ struct DecodeStepArgs {
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
 
+// What Kernel is specialised for.
 template <class StepSize, class T, class State>
 struct DecodeStepOp {
   using Args = DecodeStepArgs<T>;

@@ -44,7 +44,7 @@ using RowView = View<T, Extent<Sequence>, Extent<Model>>;
 //   q = SiLU(c_q * q)   k = SiLU(c_k * k)   v = SiLU(c_v * v)            (math/convolution.h)
 //   g = -exp(A_log) softplus(a + dt_bias)   eta = sigmoid(b + bias)      (math/gates.h)
 //   o = RMSNorm(the recurrence of DecodeStep) SiLU(gate)                 (math/gated_norm.h)
-// A bare {...} passed to LayerStep means float; write LayerStepArgs<bfloat16>{...} for others.
+// LayerStepArgs<bfloat16>{...} for activations in bfloat16.
 template <class T>
 struct LayerStepArgs {
   RowView<const T> projected;                 // [N, 2 H K + 2 HV V + 2 HV]
@@ -64,6 +64,7 @@ struct LayerStepArgs {
   HeadGrouping grouping = HeadGrouping::kInterleaved;
 };
 
+// What Kernel is specialised for.
 template <class StepSize, class T, class State>
 struct LayerStepOp {
   using Args = LayerStepArgs<T>;

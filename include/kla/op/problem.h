@@ -14,6 +14,7 @@
 
 namespace kla {
 
+// Read off the arguments of an operation, which have been checked.
 struct Problem {
   Index batch;        // B
   Index tokens;       // T, of each batch row
