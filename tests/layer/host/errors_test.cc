@@ -216,16 +216,16 @@ TEST_F(LayerCallErrorsTest, Step) {
   Expect([&] { layer_.Step(x, other_state_, y_); },
          at + "state': expected a state of this layer, [D, H, HV, K, V] = [20, 2, 2, 16, 24], "
               "given [20, 1, 1, 16, 24]");
-  Expect([&] { layer_.Step(x, state_, y_, std::vector<std::int32_t>{0}); },
+  Expect([&] { layer_.Step(x, state_, y_, {0}); },
          at + "slots': expected one slot for each of N = 2 sequences, given 1");
   Expect(
       [&] {
-        layer_.Step(x, state_, y_, std::vector<std::int32_t>{0, 3});
+        layer_.Step(x, state_, y_, {0, 3});
       },
       at + "slots': expected -1 or a slot below 3, given 3");
   Expect(
       [&] {
-        layer_.Step(x, state_, y_, std::vector<std::int64_t>{2, 2});
+        layer_.Step(x, state_, y_, {2, 2});
       },
       at + "slots': expected every slot at most once, given slot 2 again at position 1");
 }
