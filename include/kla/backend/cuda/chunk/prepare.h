@@ -4,9 +4,8 @@
 #ifndef KLA_BACKEND_CUDA_CHUNK_PREPARE_H_
 #define KLA_BACKEND_CUDA_CHUNK_PREPARE_H_
 
+#include "kla/backend/cuda/chunk/rows.h"
 #include "kla/backend/cuda/chunk/types.h"
-#include "kla/math/decay.h"
-#include "kla/math/unit_key.h"
 
 namespace kla::internal::device {
 
@@ -15,7 +14,7 @@ namespace kla::internal::device {
 // and for each value head that reads them, from K^ K^T and Q^ K^T computed once:
 //   A = StrictLower(b K~ K~^T * D)    T = (I + A)^-1    P = s Lower(Q~ K~^T * D)    [C, C]
 //
-// H200, bf16, 128/128, 16/64 heads, 1x32K: 1.2 GB, floor 0.29 ms; 0.55 ms, 1.9 x the floor. Bound
+// H200, bf16, 128/128, 16/64 heads, 1x32K: 1.2 GB, floor 0.29 ms; 0.515 ms, 1.8 x the floor. Bound
 // by the issue of instructions (12 warps a multiprocessor), most of them for A, P and the inverse.
 template <class C>
 struct PrepareChunks {
@@ -100,8 +99,8 @@ struct PrepareChunks {
   KLA_TILE_FUNCTION void WholeRows(const Block& block, Shared& shared, const ChunkSpan& span,
                                    Index head, Square& kk, Square& qk) const {
     const Panel keys{shared.rows.keys}, queries{shared.rows.queries};
-    LoadRows(block, k, span, head, keys);
-    LoadRows(block, q, span, head, queries);
+    LoadHeadRows(block, k, span, head, keys);
+    LoadHeadRows(block, q, span, head, queries);
     block.CommitCopies();
     block.template WaitCopies<0>();
     block.Barrier();
@@ -111,8 +110,8 @@ struct PrepareChunks {
       };
     };
     ChunkNorms& norms = shared.norms;
-    Measure(block, from(keys), norms.key_norm2, norms.key_down, keys);
-    Measure(block, from(queries), norms.query_norm2, norms.query_down, queries);
+    MeasureRows<C::kKeyDim>(block, from(keys), norms.key_norm2, norms.key_down, keys);
+    MeasureRows<C::kKeyDim>(block, from(queries), norms.query_norm2, norms.query_down, queries);
     block.Barrier();
     block.StoreBulk(out.keys + block.index() * keys.kSize, keys.data, keys.kBytes);
     block.StoreBulk(out.queries + block.index() * keys.kSize, queries.data, keys.kBytes);
@@ -136,8 +135,8 @@ struct PrepareChunks {
     };
     const auto key_rows = from(k), query_rows = from(q);
     ChunkNorms& norms = shared.norms;
-    Measure(block, key_rows, norms.key_norm2, norms.key_down);
-    Measure(block, query_rows, norms.query_norm2, norms.query_down);
+    MeasureRows<C::kKeyDim>(block, key_rows, norms.key_norm2, norms.key_down);
+    MeasureRows<C::kKeyDim>(block, query_rows, norms.query_norm2, norms.query_down);
     block.CommitCopies();
     block.template WaitCopies<0>();
     block.Barrier();
@@ -164,24 +163,6 @@ struct PrepareChunks {
     }
   }
 
-  template <class Block>
-  KLA_TILE_FUNCTION void LoadRows(const Block& block, const tile::TokenRows<const T>& rows,
-                                  const ChunkSpan& span, Index head, const Panel& to) const {
-    constexpr int kUnits = kWidth / 8;
-    const T* first = rows.At(span.batch, span.begin, head);
-    block.template ForEach<kChunkRows * kUnits>([&](int i) {
-      const int row = i / kUnits, column = i % kUnits * 8;
-      const T* from = first + row * rows.time + column;
-      if (row < span.count && rows.aligned) {
-        block.CopyUnitAsync(to.data + to.Offset(row, column), from);
-        return;
-      }
-      float x[8] = {};
-      if (row < span.count) tile::LoadUnit(from, false, x);
-      tile::StoreTerms(to, row, column, x);
-    });
-  }
-
   // g and eta of the value heads `first`, first + 1, ... of a key head.
   template <class Block>
   KLA_TILE_FUNCTION void LoadGates(const Block& block, Shared& shared, const ChunkSpan& span,
@@ -196,55 +177,13 @@ struct PrepareChunks {
     });
   }
 
-  KLA_TILE_FUNCTION static void StoreScaled(const Panel& to, int row, int column, float factor,
-                                            float (&x)[8]) {
-    KLA_TILE_UNROLL
-    for (int e = 0; e < 8; ++e) x[e] *= factor;
-    tile::StoreTerms(to, row, column, x);
-  }
-
-  // |x|^2 of each row and the power of two that brings it near 1; given tiles, also scales the
-  // rows.
-  template <class Block, class Load, class... To>
-  KLA_TILE_FUNCTION void Measure(const Block& block, const Load& load, double* norm2, float* down,
-                                 const To&... to) const {
-    block.ForEachRow([&](int row, const auto& lanes) {
-      float x[8], largest = 0, sum = 0;
-      KLA_TILE_UNROLL
-      for (int c = lanes.index * 8; c < C::kKeyDim; c += lanes.kCount * 8) {
-        load(row, c, x);
-        KLA_TILE_UNROLL
-        for (int e = 0; e < 8; ++e) largest = fmaxf(largest, fabsf(x[e]));
-      }
-      const float factor = tile::PowerOfTwoNear1(lanes.Max(largest));
-      KLA_TILE_UNROLL
-      for (int c = lanes.index * 8; c < C::kKeyDim; c += lanes.kCount * 8) {
-        load(row, c, x);
-        KLA_TILE_UNROLL
-        for (int e = 0; e < 8; ++e) {
-          const float scaled = x[e] * factor;
-          sum += scaled * scaled;
-        }
-        (StoreScaled(to, row, c, factor, x), ...);
-      }
-      sum = lanes.Sum(sum);
-      if (lanes.index == 0) {
-        const double up = tile::InverseOfPowerOfTwo(factor);
-        norm2[row] = static_cast<double>(sum) * up * up;
-        down[row] = factor;
-      }
-    });
-  }
-
   // Every scalar of the chunk, for `count` value heads.
   template <class Block>
   KLA_TILE_FUNCTION void Scalars(const Block& block, Shared& shared, const ChunkSpan& span,
                                  int count) const {
-    constexpr double kPerLog2 = 1.44269504088896340736;  // 1 / ln 2
     block.ForEach(count * kChunkRows, [&](int n) {
       const int slot = n / kChunkRows, i = n % kChunkRows;
-      const double g_i = i < span.count ? static_cast<double>(shared.g[slot][i]) : 0.0;
-      shared.log_decay[slot][i] = ClampLogDecay(g_i) * kPerLog2;
+      shared.log_decay[slot][i] = Log2Decay(shared.g[slot][i], i < span.count);
     });
     block.Barrier();
     block.CumulativeSums(shared.log_decay, count);
@@ -252,30 +191,12 @@ struct PrepareChunks {
     block.ForEach(count * kChunkRows, [&](int n) {
       const int slot = n / kChunkRows, i = n % kChunkRows;
       ChunkScalars& s = shared.scalars[slot];
-      const bool inside = i < span.count;
-      const ChunkNorms& norms = shared.norms;
-      const auto unit = UnitKey<typename C::StepSize>(static_cast<double>(shared.eta[slot][i]),
-                                                      norms.key_norm2[i], epsilon);
-      const double query =
-          C::StepSize::kNormalizeQuery ? InverseNorm(norms.query_norm2[i], epsilon) : 1.0;
-      const double log = shared.log_decay[slot][i];
-      const float b = inside ? static_cast<float>(unit.step) : 0.0f;
-      s.step[i] = b;
-      const double key_up = tile::InverseOfPowerOfTwo(norms.key_down[i]);
-      // A zero key stays zero; r = eps^(-1/2) would only carry float16 out of its range.
-      s.key[i] = norms.key_norm2[i] > 0.0 ? static_cast<float>(unit.key * key_up) : 0.0f;
-      s.query[i] = static_cast<float>(query * tile::InverseOfPowerOfTwo(norms.query_down[i]));
-      s.value[i] = static_cast<float>(unit.value);
-      s.log_high[i] = static_cast<float>(log);
-      s.log_low[i] = static_cast<float>(log - s.log_high[i]);
-      const float gamma = tile::Exp2(s.log_high[i]) * tile::Exp2(s.log_low[i]);
-      s.to_end[i] = tile::Exp2(static_cast<float>(shared.log_decay[slot][kChunkRows - 1] - log));
-      s.walk.recall[i] = b * gamma * s.key[i];
-      s.walk.given[i] = b * s.value[i];
-      s.walk.out[i] = static_cast<float>(scale) * gamma * s.query[i];
-      s.walk.write[i] = s.to_end[i] * s.key[i];
-      s.walk.gamma[i] = gamma;
-      s.gamma[i] = gamma;
+      const RowFactors row =
+          SetScalars<typename C::StepSize>(shared.norms, i, i < span.count, shared.eta[slot][i],
+                                           shared.log_decay[slot], scale, epsilon, s, s.walk);
+      s.value[i] = row.value;
+      s.to_end[i] = row.to_end;
+      s.gamma[i] = row.gamma;
       s.g[i] = shared.g[slot][i];
       s.eta[i] = shared.eta[slot][i];
     });
@@ -289,17 +210,7 @@ struct PrepareChunks {
     const Tile inverse{shared.squares.inverse}, scores{shared.squares.scores};
     const Tile overlaps{kOwnOverlaps ? shared.squares.overlaps : shared.squares.inverse};
     Square a = kk, p = qk;
-    const float output_scale = static_cast<float>(scale);
-    tile::ForEachLowerElement(
-        [&](const tile::Place& at, float& a_ij, float& p_ij) {
-          const int i = at.row, j = at.column;
-          const float decay = DecayBetweenRows(s, i, j) * s.key[j];
-          const float a_inside = a_ij * (decay * s.key[i]);
-          const float p_inside = p_ij * (decay * s.query[i]) * output_scale;
-          a_ij = i > j ? a_inside : 0.0f;
-          p_ij = i >= j ? p_inside : 0.0f;
-        },
-        a, p);
+    LowerSquares(s, static_cast<float>(scale), a, p);
     block.WaitStores();  // of the value head before
     block.Barrier();
     tile::StoreOperand(tile::ToOperand<E, C::kTerms>(p, tile::Identity{}), scores);

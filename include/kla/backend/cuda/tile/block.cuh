@@ -28,6 +28,7 @@ struct RowLanes {
     for (int d = 1; d < kCount; d *= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, d));
     return x;
   }
+  KLA_TILE_FUNCTION bool Any(bool x) const { return __any_sync(kAllLanes, x) != 0; }
 };
 
 // Counts bulk copies that arrive (an mbarrier). Compute capability 8 copies by cp.async instead.
@@ -80,6 +81,25 @@ class Block {
   KLA_TILE_FUNCTION void Groups(const F& f) const {
     f(kGroups == 1 ? 0 : static_cast<int>(threadIdx.x / 128));
   }
+  // One branch for each part, so that each has the registers it asked for.
+  template <class Registers, class First, class Second, class Third>
+  KLA_TILE_FUNCTION void InSteps(int steps, const First& first, const Second& second,
+                                 const Third& third) const {
+    const int group = static_cast<int>(threadIdx.x / 128);
+    if (group < kGroups - 2) {
+      SetRegisters<Registers::kFirst, Registers::kEach>();
+      auto part = first(group);
+      Walk(steps, part);
+    } else if (group == kGroups - 2) {
+      SetRegisters<Registers::kSecond, Registers::kEach>();
+      auto part = second();
+      Walk(steps, part);
+    } else {
+      SetRegisters<Registers::kThird, Registers::kEach>();
+      auto part = third();
+      Walk(steps, part);
+    }
+  }
   // The same sum, in the same order, in every thread.
   KLA_TILE_FUNCTION float Reduce(float part, float* scratch) const {
     KLA_TILE_UNROLL
@@ -117,6 +137,10 @@ class Block {
   KLA_TILE_FUNCTION void CopyUnitAsync(U* to, const U* from) const {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(SharedAddress(to)), "l"(from)
                  : "memory");
+  }
+  // 128 bytes on their way into the L2 cache.
+  KLA_TILE_FUNCTION void Prefetch(const void* from) const {
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(from));
   }
   KLA_TILE_FUNCTION void CopyWordAsync(float* to, const float* from) const {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(SharedAddress(to)), "l"(from)
@@ -193,6 +217,28 @@ class Block {
 #endif
 
  private:
+  template <class Part>
+  KLA_TILE_FUNCTION void Walk(int steps, Part& part) const {
+    _Pragma("unroll 1") for (int i = 0; i < steps; ++i) {
+      part.Step(i);
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+      asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+#endif
+      asm volatile("bar.sync 0, %0;\n" ::"n"(kThreads) : "memory");
+    }
+    part.End();
+  }
+  // Registers of a thread of this group: from kBefore to kRegisters.
+  template <int kRegisters, int kBefore>
+  KLA_TILE_FUNCTION static void SetRegisters() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    if constexpr (kRegisters > kBefore) {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+    } else if constexpr (kRegisters < kBefore) {
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kRegisters));
+    }
+#endif
+  }
   KLA_TILE_FUNCTION static int Thread() {
     return static_cast<int>(kIsGroup ? threadIdx.x % 128 : threadIdx.x);
   }

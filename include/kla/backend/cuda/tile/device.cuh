@@ -29,6 +29,9 @@ KLA_TILE_FUNCTION Index Afresh(Index x) {
   return x;
 }
 
+// What is read from memory after is not read before.
+KLA_TILE_FUNCTION void KeepOrder() { asm volatile("" ::: "memory"); }
+
 // 2^x to 2^-22; 0 below 2^-126.
 KLA_TILE_FUNCTION float Exp2(float x) {
   float y;
@@ -317,6 +320,30 @@ KLA_TILE_FUNCTION void StoreTransposed(const RegisterTile<kWidth>& tile, T* out)
       for (int i = 0; i < 4; ++i) {
         const Place place = PlaceOf(n, i);
         out[place.column * kPitch + place.row] = Narrow<T>(tile.at[n][i]);
+      }
+    }
+  }
+}
+
+template <class T, int kWidth>
+KLA_TILE_FUNCTION void StoreTransposedOperand(const RegisterTile<kWidth>& tile,
+                                              const Operand<T, 1, kWidth, kRows>& out) {
+  KLA_TILE_UNROLL
+  for (int n = 0; n < kWidth / 8; n += 2) {
+    if constexpr (KLA_TILE_STORES_MATRICES) {
+      std::uint32_t r[4];
+      KLA_TILE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        r[i] = Pack<T>(tile.at[n + i / 2][i % 2 * 2], tile.at[n + i / 2][i % 2 * 2 + 1]);
+      }
+      const int row = Lane() % 8 + Lane() / 16 * 8;
+      StoreMatrices<true>(
+          r, out.data + out.Offset(n * 8 + row, WarpOfGroup() * 16 + Lane() / 8 % 2 * 8));
+    } else {
+      KLA_TILE_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const Place place = PlaceOf(n + i / 4, i % 4);
+        out.data[out.Offset(place.column, place.row)] = Narrow<T>(tile.at[n + i / 4][i % 4]);
       }
     }
   }

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <iterator>
 #include <limits>
+#include <vector>
 
 #include "kla/backend/cuda/tile/layout.h"
 
@@ -24,6 +25,8 @@ struct RowLanes {
   int index = 0;
   float Sum(float x) const { return x; }
   float Max(float x) const { return x; }
+  // Of all rows that are at hand at once.
+  bool Any(bool x) const { return x; }
 };
 
 struct Arrival {
@@ -57,6 +60,25 @@ class Block {
   void Groups(const F& f) const {
     for (int group = 0; group < kGroups; ++group) f(group);
   }
+  // Groups with a part each, in `steps` steps and a barrier after each: groups 0 ... kGroups - 3
+  // have the part that first(group) makes, the last but one second(), the last third(). A part has
+  // Step(i) and End(); what one group reads, another wrote in a step before. kRegisters: of a
+  // thread of each of the three, where the device can divide them.
+  template <class Registers, class First, class Second, class Third>
+  void InSteps(int steps, const First& first, const Second& second, const Third& third) const {
+    std::vector<decltype(first(0))> firsts;
+    for (int group = 0; group + 2 < kGroups; ++group) firsts.push_back(first(group));
+    auto before_last = second();
+    auto last = third();
+    for (int i = 0; i < steps; ++i) {
+      for (auto& part : firsts) part.Step(i);
+      before_last.Step(i);
+      last.Step(i);
+    }
+    for (auto& part : firsts) part.End();
+    before_last.End();
+    last.End();
+  }
   // The sum of every thread's `part`, in every thread; `scratch` is shared, 32 floats.
   float Reduce(float part, float* /*scratch*/) const { return part; }
   // Of each of x[0] ... x[count - 1]; barriers before and after are the caller's.
@@ -82,6 +104,7 @@ class Block {
   void CopyUnitAsync(U* to, const U* from) const {
     Copy(to, from, 16);
   }
+  void Prefetch(const void* /*from*/) const {}
   // 4 bytes.
   void CopyWordAsync(float* to, const float* from) const { *to = *from; }
   void CommitCopies() const {}
@@ -117,6 +140,8 @@ struct PerGroup {
 
 // x; on a device, what follows from it is worked out anew instead of kept in registers.
 inline Index Afresh(Index x) { return x; }
+
+inline void KeepOrder() {}
 
 inline float Exp2(float x) { return std::exp2(x); }
 
@@ -286,82 +311,13 @@ void StoreTransposed(const RegisterTile<kWidth>& tile, T* out) {
   }
 }
 
-// ---- Products -----------------------------------------------------------------------------------
-
-// sum [64, N] += a [64, D] B^T, B = rows `row` ... row + N - 1, columns `column` ... of a tile.
-template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
-void MultiplyTransposed(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
-                        const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0,
-                        int column = 0) {
-  for (int tb = 0; tb < kTerms; ++tb) {
-    float b[kD][kN];
-    for (int k = 0; k < kD; ++k) {
-      for (int n = 0; n < kN; ++n) {
-        b[k][n] =
-            static_cast<float>(tile.data[tb * tile.kTermSize + tile.Offset(row + n, column + k)]);
-      }
-    }
-    for (int ta = 0; ta + tb < kTerms; ++ta) {
-      for (int m = 0; m < kRows; ++m) {
-        for (int k = 0; k < kD; ++k) {
-          for (int n = 0; n < kN; ++n) sum.at[m][n] += a.at[ta][m][k] * b[k][n];
-        }
-      }
-    }
+// The same into the layout of an operand [kWidth, 64].
+template <class T, int kWidth>
+void StoreTransposedOperand(const RegisterTile<kWidth>& tile,
+                            const Operand<T, 1, kWidth, kRows>& out) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kWidth; ++c) out.data[out.Offset(c, r)] = static_cast<T>(tile.at[r][c]);
   }
-}
-
-// sum [64, N] += a [64, D] B, B = rows `row` ... row + D - 1, columns `column` ... column + N - 1.
-template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
-void Multiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
-              const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0, int column = 0) {
-  for (int tb = 0; tb < kTerms; ++tb) {
-    float b[kD][kN];
-    for (int k = 0; k < kD; ++k) {
-      for (int n = 0; n < kN; ++n) {
-        b[k][n] =
-            static_cast<float>(tile.data[tb * tile.kTermSize + tile.Offset(row + k, column + n)]);
-      }
-    }
-    for (int ta = 0; ta + tb < kTerms; ++ta) {
-      for (int m = 0; m < kRows; ++m) {
-        for (int k = 0; k < kD; ++k) {
-          for (int n = 0; n < kN; ++n) sum.at[m][n] += a.at[ta][m][k] * b[k][n];
-        }
-      }
-    }
-  }
-}
-
-// The same two, on a device perhaps still under way until Complete(sum).
-template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
-void StartMultiplyTransposed(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
-                             const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0,
-                             int column = 0) {
-  MultiplyTransposed(sum, a, tile, row, column);
-}
-template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
-void StartMultiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
-                   const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0, int column = 0) {
-  Multiply(sum, a, tile, row, column);
-}
-template <class... Sums>
-void Complete(Sums&... /*sums*/) {}
-
-// sums [64, 64] += a B^T for each tile B; on a device only the first is complete at the end. The
-// left factor is rounded from a register tile, 16 columns at a time: keep(these, the first of
-// them).
-template <class E, int kTerms, int kD, class Keep, class... Sums>
-void MultiplyTransposedBy(const RegisterTile<kD>& a, const Keep& keep,
-                          const Operand<E, kTerms, kRows, kD>* tiles, Sums&... sums) {
-  const auto same = [](const Place&, float x) { return x; };
-  for (int column = 0; column < kD; column += 16) {
-    RegisterTile<16> part;
-    for (int r = 0; r < kRows; ++r) std::copy_n(a.at[r] + column, 16, part.at[r]);
-    keep(ToOperand<E, kTerms>(part, same), column);
-  }
-  int i = 0;
-  (MultiplyTransposed(sums, ToOperand<E, kTerms>(a, same), tiles[i++]), ...);
 }
 
 // 8 elements from memory, widened.

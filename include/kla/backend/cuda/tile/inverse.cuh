@@ -21,8 +21,8 @@ static_assert(sizeof(InverseScratch) == 25600, "kla: tile/inverse_host.h states 
 // makes block column j from the top down,
 //   T_ij = -T_ii sum_{j <= l < i} A_il T_lj
 // transposed, so that each product is at once the left factor of the next.
-template <class E, int kTerms, int kGroups>
-KLA_TILE_FUNCTION void InvertUnitLower(const Block<kGroups>& block, RegisterTile<kRows>& a,
+template <class E, int kTerms, class B>
+KLA_TILE_FUNCTION void InvertUnitLower(const B& block, RegisterTile<kRows>& a,
                                        InverseScratch& scratch,
                                        const Operand<E, kTerms, kRows, kRows>& out) {
   constexpr int kB = InverseScratch::kB, kT = InverseScratch::kTerms;

@@ -3,7 +3,7 @@
 #ifndef KLA_BACKEND_CUDA_TILE_INVERSE_HOST_H_
 #define KLA_BACKEND_CUDA_TILE_INVERSE_HOST_H_
 
-#include "kla/backend/cuda/tile/host.h"
+#include "kla/backend/cuda/tile/product_host.h"
 
 namespace kla::internal::tile {
 inline namespace on_host {
@@ -15,9 +15,9 @@ struct InverseScratch {
 // T = (I + A)^-1 of a strictly lower A [64, 64]: blocks of 16 by forward substitution, then
 //   T_ij = -T_ii sum_{j <= l < i} A_il T_lj
 // block column by block column.
-template <class E, int kTerms, int kGroups>
-void InvertUnitLower(const Block<kGroups>& /*block*/, const RegisterTile<kRows>& a,
-                     InverseScratch& /*scratch*/, const Operand<E, kTerms, kRows, kRows>& out) {
+template <class E, int kTerms, class B>
+void InvertUnitLower(const B& /*block*/, const RegisterTile<kRows>& a, InverseScratch& /*scratch*/,
+                     const Operand<E, kTerms, kRows, kRows>& out) {
   constexpr int kB = 16;
   float t[kRows][kRows] = {};
   for (int d = 0; d < kRows; d += kB) {

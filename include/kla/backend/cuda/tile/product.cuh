@@ -143,6 +143,29 @@ KLA_TILE_FUNCTION void MultiplyTransposed(RegisterTile<kN>& sum,
   Complete(sum);
 }
 
+// Both factors in shared memory: sum = a tile^T, of one term.
+template <class E, int kWidth>
+KLA_TILE_FUNCTION void StartMultiplyRows(RegisterTile<kRows>& sum,
+                                         const Operand<E, 1, kRows, kWidth>& a,
+                                         const Operand<E, 1, kRows, kWidth>& tile) {
+  if constexpr (KLA_TILE_HAS_WGMMA) {
+    constexpr int kPanel = Operand<E, 1, kRows, kWidth>::kPanel;
+    BeginAsyncProducts();
+    IssueSharedProduct<E, 0>(sum.at, MatrixDescriptor<kPanel>(a.data, 16),
+                             MatrixDescriptor<kPanel>(tile.data, 16));
+    KLA_TILE_UNROLL
+    for (int k = 16; k < kWidth; k += 16) {
+      const int at = k / kPanel * (kRows * kPanel) + k % kPanel;
+      IssueSharedProduct<E, 1>(sum.at, MatrixDescriptor<kPanel>(a.data + at, 16),
+                               MatrixDescriptor<kPanel>(tile.data + at, 16));
+    }
+    CommitAsyncProducts();
+  } else {
+    sum.Fill(0.0f);
+    StartMultiplyTransposed(sum, LoadOperand<kWidth>(a), tile);
+  }
+}
+
 template <class E, int kTerms, int kN, int kD, int kHeight, int kWidth>
 KLA_TILE_FUNCTION void StartMultiply(RegisterTile<kN>& sum, const RegisterOperand<E, kTerms, kD>& a,
                                      const Operand<E, kTerms, kHeight, kWidth>& tile, int row = 0,

@@ -6,7 +6,8 @@
 //   Block<kGroups>           index(), Barrier(), ForEach(count, f), ForEachRow(f), Groups(f),
 //                            Reduce, CumulativeSums, ReverseCumulativeSum,
 //                            CopyAsync / CommitCopies / WaitCopies<pending>,
-//                            Group() (inside Groups: the same of one group's threads)
+//                            Group() (inside Groups: the same of one group's threads),
+//                            InSteps(count, parts): groups with a part each, step by step
 //   RegisterTile<N>          [64, N] float, distributed over the threads of one group
 //   RegisterOperand          the same in 16-bit terms: the left factor of a product
 //   Operand (layout.h)  a matrix in shared or device memory: the right factor

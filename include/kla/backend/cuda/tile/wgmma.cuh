@@ -76,6 +76,22 @@ KLA_ASYNC_PRODUCTS(32, 16, "%16, %17, %18, %19", "%20", "%21");
 KLA_ASYNC_PRODUCTS(64, 32, "%32, %33, %34, %35", "%36", "%37");
 KLA_ASYNC_PRODUCTS(96, 48, "%48, %49, %50, %51", "%52", "%53");
 KLA_ASYNC_PRODUCTS(128, 64, "%64, %65, %66, %67", "%68", "%69");
+// d [64, 64] = kAdd d + a [64, 16] b [16, 64], a and b in shared memory, the inner axis along their rows.
+#define KLA_ASYNC_SHARED_PRODUCT(type)                                                          \
+  asm volatile("{.reg .pred p;\n setp.ne.b32 p, %34, 0;\n"                                        \
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                      \
+               " {" KLA_PLACES_32 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"                            \
+               : KLA_SUMS_32(0)                                                                 \
+               : "l"(a), "l"(b), "n"(kAdd))
+template <class E, int kAdd>
+KLA_TILE_FUNCTION void IssueSharedProduct(float (*d)[4], std::uint64_t a, std::uint64_t b) {
+  if constexpr (std::is_same_v<E, bfloat16>) {
+    KLA_ASYNC_SHARED_PRODUCT("bf16");
+  } else {
+    KLA_ASYNC_SHARED_PRODUCT("f16");
+  }
+}
+#undef KLA_ASYNC_SHARED_PRODUCT
 #undef KLA_ASYNC_PRODUCTS
 #undef KLA_ASYNC_PRODUCT
 #undef KLA_SUMS_64
