@@ -36,10 +36,12 @@ class PoisonedMemory {
 template <class Executor, int kSharedBytes>
 struct BlocksOnHost {
   using Limits = internal::device::SharedLimits<kSharedBytes>;
+  static constexpr bool kMayFuse = true;
   const Executor& executor;
   int segments;
+  internal::device::Card::Fuse fuse;
 
-  internal::device::Card card() const { return {132, kSharedBytes, segments}; }
+  internal::device::Card card() const { return {132, kSharedBytes, segments, fuse}; }
 
   template <class Body>
   void Launch(const char* /*step*/, const Body& body, Index blocks) const {
@@ -52,7 +54,7 @@ struct BlocksOnHost {
 };
 
 // kTerms: 16-bit terms of the operands (backend/cuda/tile/layout.h). kSegments: into which every
-// sequence is cut, however short.
+// sequence is cut, however short; 0: not at all, and the forward pass in one kernel.
 template <int kTerms, int kSharedBytes = internal::device::kSharedOf90, int kSegments = 1>
 struct CudaOnHost {
   static constexpr std::string_view kName = kTerms == 1   ? "CudaOnHost1"
@@ -60,7 +62,9 @@ struct CudaOnHost {
                                                           : "CudaOnHost3";
   template <class Executor>
   static BlocksOnHost<Executor, kSharedBytes> LauncherOn(const Executor& executor) {
-    return {executor, kSegments};
+    using Fuse = internal::device::Card::Fuse;
+    return {executor, kSegments == 0 ? 1 : kSegments,
+            kSegments == 0 ? Fuse::kAlways : Fuse::kNever};
   }
 };
 

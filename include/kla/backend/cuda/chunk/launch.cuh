@@ -36,6 +36,17 @@ __global__ void __launch_bounds__(Body::kThreads, ResidentTileBlocks<Body>())
   body(block, *reinterpret_cast<typename Body::Shared*>(memory));
 }
 
+// Tells the host which code the device runs: wgmma is in code for sm_90a alone.
+constexpr int MarkThreads() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  return 64;
+#else
+  return 32;
+#endif
+}
+template <int = 0>
+__global__ void __launch_bounds__(MarkThreads()) Mark() {}
+
 // The current device.
 inline Card CurrentCard() {
   int device = 0;
@@ -46,6 +57,10 @@ inline Card CurrentCard() {
   CheckCuda(
       cudaDeviceGetAttribute(&card.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
       "cudaDeviceGetAttribute");
+  cudaFuncAttributes mark;
+  CheckCuda(cudaFuncGetAttributes(&mark, reinterpret_cast<const void*>(&Mark<>)),
+            "cudaFuncGetAttributes");
+  card.fuse = mark.maxThreadsPerBlock == 64 ? Card::Fuse::kWhereFaster : Card::Fuse::kNever;
   return card;
 }
 
@@ -68,9 +83,15 @@ constexpr bool AnyHas(int limit) {
 }
 template <int kLimit>
 inline constexpr bool kCompiled = AnyHas<__CUDA_ARCH_LIST__>(kLimit);
+template <int... kArchitectures>
+constexpr bool AnyIsHopper() {
+  return (... || (kArchitectures >= 900 && kArchitectures < 1000));
+}
+inline constexpr bool kCompiledForHopper = AnyIsHopper<__CUDA_ARCH_LIST__>();
 #else
 template <int kLimit>
 inline constexpr bool kCompiled = true;
+inline constexpr bool kCompiledForHopper = true;
 #endif
 using CompiledLimits = LimitList<>::With<kCompiled<kSharedOf90>, kSharedOf90>::With<
     kCompiled<kSharedOf80>, kSharedOf80>::With<kCompiled<kSharedOf86>, kSharedOf86>::Type;
@@ -78,6 +99,7 @@ using CompiledLimits = LimitList<>::With<kCompiled<kSharedOf90>, kSharedOf90>::W
 // Queues the blocks of a body on a stream of the current device.
 struct TileLauncher {
   using Limits = CompiledLimits;
+  static constexpr bool kMayFuse = kCompiledForHopper;  // ForwardFused is made for it alone
   cudaStream_t stream;
 
   Card card() const { return CurrentCard(); }

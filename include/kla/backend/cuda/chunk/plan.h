@@ -22,6 +22,9 @@ struct Card {
   int processors;    // multiprocessors
   int shared_bytes;  // of shared memory that a block may have
   int segments = 0;  // of a sequence; 0: as SegmentCount says
+  // Whether the forward pass is one kernel (forward_fused.h), where its blocks have room: it is
+  // made for wgmma and for groups that share out registers.
+  enum class Fuse { kNever, kWhereFaster, kAlways } fuse = Fuse::kNever;
 };
 
 // Lays arrays out one after the other, each on 1024 bytes; counts bytes only where `base` is null.
@@ -93,12 +96,13 @@ class ChunkPlan {
     prepared_.scores = carver.Take<E>(squares * C::SquareTile::kSize);
     prepared_.overlaps = backward ? carver.Take<E>(squares * C::SquareTile::kSize) : nullptr;
     prepared_.scalars = carver.Take<ChunkScalars>(squares);
+    longest_ = LongestSequence(args.cu_seqlens);
     const Index columns = problem_.value_heads * C::kValueTiles;
     segments_.count =
         card.segments > 0
             ? card.segments
             : SegmentCount({.chunks = map_.chunks,
-                            .longest = LongestSequence(args.cu_seqlens),
+                            .longest = longest_,
                             .columns = (backward ? 2 : 1) * columns,
                             .map_columns =
                                 (backward ? 2 : 1) * columns + problem_.value_heads * C::kKeyTiles,
@@ -121,13 +125,32 @@ class ChunkPlan {
   float* maps() const { return maps_; }
   float* entering() const { return entering_; }
   float* leaving() const { return leaving_; }
+  // Whether the forward pass is expected to be faster as one kernel, in microseconds as measured at
+  // 128/128 on an H200: a step of it takes as long as the preparation and four steps of a walk, but
+  // blocks that prepare do not wait for each other. A function of shapes and card alone.
+  bool FusesForward(const Card& card) const {
+    if (segments_.count > 1 || card.fuse == Card::Fuse::kNever) return false;
+    if (card.fuse == Card::Fuse::kAlways) return true;
+    const auto rounds = [&](Index blocks) {
+      return static_cast<double>((blocks + card.processors - 1) / card.processors);
+    };
+    const Index walks = problem_.sequences * problem_.value_heads;
+    const auto longest = static_cast<double>(longest_);
+    const double fused = 6.1 * rounds(walks) * (longest + 2);
+    const double prepare = static_cast<double>(map_.chunks) *
+                           (3.2 * static_cast<double>(problem_.key_heads) +
+                            1.25 * static_cast<double>(problem_.value_heads)) /
+                           card.processors;
+    return fused < prepare + 1.5 * rounds(walks * C::kValueTiles) * longest;
+  }
   // Blocks of a walk with kTiles tiles of columns.
   Index Walks(Index tiles) const {
     return problem_.sequences * problem_.value_heads * segments_.count * tiles;
   }
 
+  // Of packed sequences, to device memory.
   template <class Launcher, class Args>
-  void Prepare(const Args& args, const Launcher& launcher) const {
+  void WriteOffsets(const Args& args, const Launcher& launcher) const {
     if (!args.cu_seqlens.is_null()) {
       WriteList(launcher, offsets_, [&](Index n) { return args.cu_seqlens[n]; });
       Index chunks = 0;
@@ -138,6 +161,11 @@ class ChunkPlan {
         return chunks;
       });
     }
+  }
+
+  template <class Launcher, class Args>
+  void Prepare(const Args& args, const Launcher& launcher) const {
+    WriteOffsets(args, launcher);
     PrepareChunks<C> prepare{map_,
                              heads_,
                              TokenRowsOf(args.q),
@@ -182,6 +210,7 @@ class ChunkPlan {
   HeadMap heads_;
   ChunkMap map_;
   SegmentMap segments_;
+  Index longest_ = 0;  // chunks of the longest sequence
   float *maps_ = nullptr, *entering_ = nullptr, *leaving_ = nullptr;
   Index *offsets_ = nullptr, *first_chunk_ = nullptr;
   Prepared<typename C::E> prepared_{};

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kla/backend/cuda/chunk/forward_fused.h"
 #include "kla/backend/cuda/chunk/gradient.h"
 #include "kla/backend/cuda/chunk/plan.h"
 #include "kla/backend/cuda/chunk/walk_back.h"
@@ -35,6 +36,7 @@ struct ChunkKernels {
   static constexpr bool kPipelined = WalkPipelined<W>::kTakes && kBytes<WalkPipelined<W>> <= kLimit;
   using Output = std::conditional_t<kPipelined, WalkPipelined<W>,
                                     WalkChunks<W, WalkFor::kOutput, Room<true, false>>>;
+  static constexpr bool kFused = ForwardFused<C>::kTakes && kBytes<ForwardFused<C>> <= kLimit;
   using Maps = WalkChunks<W, WalkFor::kMap, Room<false, false>>;
   using Walks = WalkBothWays<W, false, Room<true, true>>;
   // A chunk at a time: blocks that share a multiprocessor hide each other's waiting.
@@ -135,6 +137,26 @@ void RunChunkForward(const Args& args, const Launcher& launcher, void* workspace
     CheckWorkspace("ChunkForward", workspace, workspace_bytes, ForwardBytes<C>(args, card));
     Carver carver(workspace);
     const ChunkPlan<C> plan(args, card, carver, false);
+    if constexpr (Kernels::kFused && Launcher::kMayFuse) {
+      if (plan.FusesForward(card)) {
+        plan.WriteOffsets(args, launcher);
+        const ForwardFused<C> fused{plan.map(),
+                                    plan.heads(),
+                                    TokenRowsOf(args.q),
+                                    TokenRowsOf(args.k),
+                                    TokenRowsOf(args.v),
+                                    TokenRowsOf(args.o),
+                                    GateRowsOf(args.g),
+                                    GateRowsOf(args.eta),
+                                    plan.problem().scale,
+                                    plan.problem().epsilon,
+                                    args.initial_state,
+                                    args.final_state,
+                                    ChunkStatesOf(args.chunk_states)};
+        launcher.Launch("ChunkForward: fused", fused, plan.Walks(1));
+        return;
+      }
+    }
     plan.Prepare(args, launcher);
     if (plan.segments().count > 1) {
       using Maps = typename Kernels::Maps;
