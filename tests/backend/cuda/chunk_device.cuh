@@ -16,14 +16,15 @@
 
 namespace kla::test {
 
-// A backend whose arguments are in device memory, given arrays of the host.
-template <class Backend>
+// A backend whose arguments are in device memory, given arrays of the host. With kFused the forward
+// pass is one kernel wherever the device has code for it, not only where it is faster.
+template <class Backend, bool kFused = false>
 struct ChunksFromHost {
   static constexpr std::string_view kName = Backend::kName;
 };
 
-template <class Backend, class T>
-constexpr double kOperandRoundoff<ChunksFromHost<Backend>, T> =
+template <class Backend, bool kFused, class T>
+constexpr double kOperandRoundoff<ChunksFromHost<Backend, kFused>, T> =
     kOperandTerms<Backend, T> == 1   ? kRoundoff<internal::tile::OperandElement<T>>
     : kOperandTerms<Backend, T> == 2 ? 0x1p-17
                                      : 0x1p-24;
@@ -57,6 +58,15 @@ class DeviceStates {
   internal::device::DeviceMemory<Element> memory_;
 };
 
+struct FusingLauncher : internal::device::TileLauncher {
+  internal::device::Card card() const {
+    using Fuse = internal::device::Card::Fuse;
+    internal::device::Card card = internal::device::CurrentCard();
+    if (card.fuse != Fuse::kNever) card.fuse = Fuse::kAlways;
+    return card;
+  }
+};
+
 // Every byte set: not a number in any format, until it is written.
 class PoisonedWorkspace {
  public:
@@ -78,8 +88,8 @@ class PoisonedWorkspace {
 
 namespace kla {
 
-template <class StepSize, class T, class State, class Backend, class Shape>
-struct Kernel<ChunkForwardOp<StepSize, T, State>, test::ChunksFromHost<Backend>, Shape> {
+template <class StepSize, class T, class State, class Backend, bool kFused, class Shape>
+struct Kernel<ChunkForwardOp<StepSize, T, State>, test::ChunksFromHost<Backend, kFused>, Shape> {
   template <class Exec>
   static void Run(const ChunkForwardArgs<T, State>& args, const Exec&) {
     const test::DeviceCopy q(args.q), k(args.k);
@@ -105,7 +115,14 @@ struct Kernel<ChunkForwardOp<StepSize, T, State>, test::ChunksFromHost<Backend>,
     }
     const test::PoisonedWorkspace workspace(
         ChunkForwardWorkspaceBytes<Backend, Shape, StepSize>(on_device));
-    ChunkForward<Backend, Shape, StepSize>(on_device, workspace.executor());
+    if constexpr (kFused) {
+      using C = typename internal::device::ChunkConfigOf<Backend, Shape, StepSize, T, State>::Type;
+      const CudaExecutor executor = workspace.executor();
+      internal::device::RunChunkForward<C>(on_device, test::FusingLauncher{nullptr},
+                                           executor.workspace, executor.workspace_bytes);
+    } else {
+      ChunkForward<Backend, Shape, StepSize>(on_device, workspace.executor());
+    }
     internal::device::CheckCuda(cudaDeviceSynchronize(), "ChunkForward");
     o.CopyBack();
     if (!args.chunk_states.is_null()) chunk_states.CopyBack();
