@@ -30,7 +30,7 @@ struct ChunksOfLayer {
     std::size_t bytes;
   };
   static constexpr Serial kSerial = {};
-  static Launcher MakeLauncher() { return {kSerial, /*segments=*/1}; }
+  static Launcher MakeLauncher() { return {kSerial, /*segments=*/1, {}}; }
 };
 
 }  // namespace

@@ -45,6 +45,14 @@ KLA_TILE_FUNCTION void StoreScaled(const Tile& to, int row, int column, float fa
   tile::StoreTerms(to, row, column, x);
 }
 
+// Whether there are tiles, all of bfloat16.
+template <class... Tiles>
+inline constexpr bool kAllBfloat16 = false;
+template <class Tile, class... Tiles>
+inline constexpr bool kAllBfloat16<Tile, Tiles...> =
+    std::is_same_v<typename Tile::Element, bfloat16> &&
+    (sizeof...(Tiles) == 0 || kAllBfloat16<Tiles...>);
+
 // |x|^2 of each row and the power of two that brings it near 1; given tiles, also scales the rows.
 // In bfloat16, whose range is float's, rows of lengths from 2^-8 to 2^8 are near enough as they
 // are.
@@ -53,7 +61,7 @@ KLA_TILE_FUNCTION void MeasureRows(const Block& block, const Load& load, double*
                                    const To&... to) {
   block.ForEachRow([&](int row, const auto& lanes) {
     float x[8], largest = 0, sum = 0;
-    if constexpr (sizeof...(To) > 0 && (... && std::is_same_v<typename To::Element, bfloat16>)) {
+    if constexpr (kAllBfloat16<To...>) {
       KLA_TILE_UNROLL
       for (int c = lanes.index * 8; c < kKeyDim; c += lanes.kCount * 8) {
         load(row, c, x);
