@@ -9,9 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 usage() {
   cat << 'END'
-tests/run.sh                      every test, built for this processor (8 minutes on two cores)
+tests/run.sh                      every test, built for this processor (15 to 20 minutes on two cores)
 tests/run.sh --all                then the kernels' suites for plain x86-64 and for AVX2, with clang
-                                  and with sanitizers, and CUDA machine code (30 minutes)
+                                  and with sanitizers, and CUDA machine code (twice as long)
 tests/run.sh --sanitize           only one build, with AddressSanitizer and UBSan
 tests/run.sh --march x86-64-v3    only one build, for that -march (native, x86-64, x86-64-v4, ...)
 tests/run.sh --compiler clang++   only one build, with that compiler
@@ -67,7 +67,7 @@ jobs=$(nproc)
 # time: the benchmarks and examples are built to see that they run, not to be measured.
 build_type=Test
 extra=("-DCMAKE_CXX_FLAGS_TEST=-O1 -DNDEBUG")
-forecast=16  # processor minutes
+forecast=34  # processor minutes
 if [ -n "$sanitize" ]; then
   build_type=Debug
   debug="-O1 -g1 -D_GLIBCXX_ASSERTIONS"
@@ -75,7 +75,7 @@ if [ -n "$sanitize" ]; then
   extra=(-DKLA_BUILD_BENCHMARKS=OFF "-DCMAKE_CXX_FLAGS_DEBUG=$debug")
   forecast=50
 fi
-if [ $variants = ON ]; then forecast=60; fi
+if [ $variants = ON ]; then forecast=70; fi
 SECONDS=0
 stop() {
   printf '\nkla tests: %s failed after %d s; the cause is above\n' "$1" "$SECONDS"
